@@ -1,0 +1,22 @@
+"""The one error that speaks to users."""
+
+import functools
+import sys
+
+
+class KitError(ValueError):
+    """Something the user can mend. The message is one line and says what to do."""
+
+
+def exit_clearly(main):
+    """Decorate a command's main function: a KitError ends it with one line and exit status 2."""
+
+    @functools.wraps(main)
+    def command(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except KitError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    return command

@@ -1,0 +1,97 @@
+"""Profiles: one typed configuration, one YAML file each, unknown keys refused."""
+
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from .errors import KitError
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A training recipe. Everything that changes the result is here."""
+
+    data: str = "BSD400"  # training set; its last `hold_out` pictures are for validation, never trained on
+    hold_out: int = 20
+    steps: int = 10_000
+    batch_size: int = 16
+    crop: int = 64  # side of a training crop, pixels
+    sigma: tuple = (5, 50)  # noise level of each crop, uniform in this range; equal ends train for one level
+    share_8bit: float = 0.25  # crops noised under the 8bit convention, so that one model serves both
+    share_grey: float = 0.1  # crops made grey, with equal noise in the three channels
+    loss: str = "l1"  # "l1" or "charbonnier"
+    optimizer: str = "adamw"  # "adamw" or "adam"
+    lr: float = 1e-3
+    min_lr: float = 1e-6  # where the cosine ends
+    warmup: int = 200  # steps of linear warm-up
+    weight_decay: float = 0.0
+    betas: tuple = (0.9, 0.999)
+    clip: float = 1.0  # gradient norm; 0 switches clipping off
+    ema: float = 0.999  # decay of the averaged weights that are kept; timm's warm-up of the decay applies
+    precision: str = "auto"  # "auto" (by device), "float32", "bfloat16" or "float16"
+    validate_every: int = 500
+    checkpoint_every: int = 250
+    workers: int = 0  # processes that prepare batches
+    seed: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "sigma", tuple(self.sigma))
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name, known in (
+            ("loss", ("l1", "charbonnier")),
+            ("optimizer", ("adamw", "adam")),
+            ("precision", ("auto", "float32", "bfloat16", "float16")),
+        ):
+            if getattr(self, name) not in known:
+                raise KitError(f"training option {name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What one run of the kit does."""
+
+    name: str
+    datasets: tuple = ()  # test sets, by name
+    sigmas: tuple = (10, 30, 50)
+    conventions: tuple = ("float",)
+    seeds: tuple = (0,)
+    methods: tuple = ()  # shipped models and classical methods, by name
+    notebooks: tuple = ()  # what `make reproduce` runs
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    models: dict = field(default_factory=dict)  # name of a model to train -> {"network": …, options}
+
+
+def typed(cls, values, where):
+    """`cls(**values)`, refusing unknown keys by name."""
+    if not isinstance(values, dict):
+        raise KitError(f"{where} should hold keys and values")
+    known = [f.name for f in fields(cls)]
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise KitError(f"{where}: unknown key {unknown[0]!r}; known are: {', '.join(known)}")
+    return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+def list_profiles():
+    """Names of the profiles that come with the kit."""
+    return sorted(path.name.removesuffix(".yaml") for path in files("glowlib.profiles").iterdir() if path.suffix == ".yaml")
+
+
+def load_profile(name_or_path):
+    """A `Profile`, by the name of one that comes with the kit or the path of a YAML file."""
+    path = Path(str(name_or_path))
+    if path.suffix not in (".yaml", ".yml"):
+        if str(name_or_path) not in list_profiles():
+            raise KitError(f"unknown profile {str(name_or_path)!r}; known are: {', '.join(list_profiles())}")
+        path = files("glowlib.profiles") / f"{name_or_path}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise KitError(f"cannot read the profile {path}: {str(error).splitlines()[0]}") from error
+    values = {"name": path.name.rsplit(".", 1)[0], **(values or {})}
+    values["training"] = typed(TrainingConfig, values.get("training", {}), f"{path.name}, training")
+    return typed(Profile, values, path.name)
+
+
