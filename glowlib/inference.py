@@ -1,0 +1,85 @@
+"""Restoring a picture of any size: whole, or tile by tile, blended without seams."""
+
+import math
+
+import torch
+
+from .errors import KitError
+from .images import to_tensor
+
+
+def automatic_tile(config):
+    """Tile side for a network: twice its training size, from 128 to 256 pixels.
+
+    Context blocks and cross-attention see one tile at a time, so tiles keep to the scale that
+    was trained; and the cost of cross-attention per pixel grows with the tile's area.
+    """
+    return min(256, max(128, 2 * config.training_size))
+
+
+def positions(length, tile, overlap):
+    """Starts of tiles of side `tile` that cover 0..length evenly, overlapping by at least `overlap`."""
+    count = max(1, math.ceil((length - overlap) / (tile - overlap)))
+    return [round(i * (length - tile) / max(1, count - 1)) for i in range(count)]
+
+
+def ramp(tile, overlap):
+    """Blending weights along one side, (tile,): rising over the overlap, 1 inside, falling; never 0."""
+    index = torch.arange(tile) + 0.5
+    return (torch.minimum(index, tile - index) / max(overlap, 1)).clamp(max=1)
+
+
+@torch.inference_mode()
+def restore_tiles(model, image, tile, overlap, batch_size):
+    """(batch, 3, H, W) -> the same shape: every tile through the model, `batch_size` at a time."""
+    height, width = image.shape[-2:]
+    th, tw = min(tile, height), min(tile, width)  # tiles may be rectangular, never padded to squares
+    oh, ow = min(overlap, th - 1), min(overlap, tw - 1)
+    corners = [
+        (b, top, left)
+        for b in range(len(image))
+        for top in positions(height, th, oh)
+        for left in positions(width, tw, ow)
+    ]
+    weight = (ramp(th, oh)[:, None] * ramp(tw, ow)).to(image)
+    total, weights = torch.zeros_like(image), torch.zeros_like(image[:, :1])
+    for i in range(0, len(corners), batch_size):
+        part = corners[i : i + batch_size]
+        restored = model(torch.stack([image[b, :, y : y + th, x : x + tw] for b, y, x in part])).to(total.dtype)
+        for (b, y, x), r in zip(part, restored, strict=True):
+            total[b, :, y : y + th, x : x + tw] += r * weight
+            weights[b, :, y : y + th, x : x + tw] += weight
+    return total / weights
+
+
+def denoise(model, image, *, tile="auto", overlap=None, batch_size=8):
+    """Restore a noisy image of any size.
+
+    image: any kind that `glowlib.images.to_tensor` takes; the same kind comes back, of the same size, on the same
+    device. Integer kinds are clipped and rounded; floats are not clipped. tile: side of the tiles in pixels;
+    "auto" (see `automatic_tile`); None for the whole image at once. overlap: pixels that neighbouring tiles
+    share at least, by default an eighth of the tile. batch_size: tiles restored at once.
+    The model runs in eval mode on its own device, whatever mode it was left in. Raises ValueError for options
+    that do not fit and images that are none.
+    """
+    parameter = next(model.parameters())
+    tensor, rebuild = to_tensor(image)
+    if tile == "auto":
+        tile = automatic_tile(model.config)
+    if tile is None:
+        tile = max(tensor.shape[-2:])
+    if type(tile) is not int or tile < 16:
+        raise KitError(f'tile is a number of pixels of at least 16, "auto" or None, not {tile!r}')
+    overlap = tile // 8 if overlap is None else overlap
+    if type(overlap) is not int or not 0 <= overlap < tile:
+        raise KitError(f"overlap is a number of pixels from 0 to below the tile ({tile}), not {overlap!r}")
+    if type(batch_size) is not int or batch_size < 1:
+        raise KitError(f"batch_size is a number of at least 1, not {batch_size!r}")
+    training = model.training
+    model.eval()
+    try:
+        working = tensor.to(parameter.device, parameter.dtype)
+        restored = restore_tiles(model, working, tile, overlap, batch_size)
+    finally:
+        model.train(training)
+    return rebuild(restored.to(tensor))
