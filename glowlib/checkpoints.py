@@ -37,26 +37,34 @@ class Shapes(dict):
     def has(self, part):
         return any(part in name for name in self)
 
+    def of(self, name, ndim):
+        """The shape of a tensor that options are read from."""
+        shape = self[name]
+        if len(shape) != ndim or 0 in shape:
+            raise KitError(f"the checkpoint's {name} is {shape}, which none of the networks has")
+        return shape
+
 
 def read_variant(shapes):
-    if "gcn.0.channel_add_conv.0.weight" in shapes or "gcn.0.channel_mul_conv.0.weight" in shapes:
+    if shapes.has("gcn.0."):
         return "sglownet"
-    if "gc_up.conv.weight" in shapes:
+    if shapes.has("gc_up."):
         return "glownet"
-    return "sunet" if "patch_embed.proj.weight" in shapes else "gcunet"
+    return "sunet" if shapes.has("patch_embed.") else "gcunet"
 
 
 def read_windows(shapes, depths, patch):
     """(heads of each stage, window size, training size or None) from the bias tables and the masks."""
-    tables = [shapes[f"layers.{i}.blocks.0.attn.relative_position_bias_table"] for i in range(4)]
-    windows = [(square_root(rows, "relative_position_bias_table") + 1) // 2 for rows, _ in tables]
+    names = [f"layers.{i}.blocks.0.attn.relative_position_bias_table" for i in range(4)]
+    tables = [shapes.of(name, 2) for name in names]
+    windows = [(square_root(rows, name) + 1) // 2 for name, (rows, _) in zip(names, tables, strict=True)]
     size = None
     complete = shapes.has("relative_position_index")  # derived buffers are in the file, so a missing mask tells
     for i, window in reversed(list(enumerate(windows))):
-        mask = shapes.get(f"layers.{i}.blocks.1.attn_mask")
-        if mask is not None:
-            grid = square_root(mask[0], "attn_mask") * window
-        elif (complete and depths[i] > 1) or window < windows[0]:
+        mask = f"layers.{i}.blocks.1.attn_mask"
+        if mask in shapes:
+            grid = square_root(shapes.of(mask, 3)[0], mask) * window
+        elif (complete and depths[i] > 1 and window > 1) or window < windows[0]:
             grid = window  # nothing shifts, or the window had to shrink: it is the whole grid
         else:
             continue
@@ -66,15 +74,16 @@ def read_windows(shapes, depths, patch):
 
 def read_context(shapes, first):
     """Options of the context blocks, whose first one is named `first`."""
-    types = [kind for kind in ("mul", "add") if f"{first}.channel_{kind}_conv.0.weight" in shapes]
-    if not types:
-        raise KitError(f"the checkpoint lacks {first}.channel_add_conv.0.weight: no context block is like this")
+    types = [kind for kind in ("mul", "add") if shapes.has(f"{first}.channel_{kind}_conv.")]
     pattern = re.compile(r"channel_(mul|add)_conv\.0\.weight$")
-    hidden, dim = max((s[0], s[1]) for name, s in shapes.items() if pattern.search(name) and not name.startswith("bott"))
+    sizes = [shapes.of(name, 4)[:2] for name in shapes if pattern.search(name) and not name.startswith("bott")]
+    if not types or not sizes:
+        raise KitError(f"the checkpoint lacks {first}.channel_add_conv.0.weight: no context block is like this")
+    hidden, dim = max(sizes)
     ratio = hidden / dim
     # A quotient may round to a hair too little; half a channel more gives the same widths.
     ratio = ratio if int(dim * ratio) == hidden else (hidden + 0.5) / dim
-    pooling = "att" if f"{first}.conv_mask.weight" in shapes else "avg"
+    pooling = "att" if shapes.has(f"{first}.conv_mask.") else "avg"
     return {"context_ratio": ratio, "context_pooling": pooling, "context_fusion": tuple(types)}
 
 
@@ -94,20 +103,22 @@ def read_fusion(shapes, hint, default):
 def read_options(shapes, hints):
     """(network, options) of a checkpoint, each option read off the shapes where they show it."""
     variant = read_variant(shapes)
-    _, dim, *_ = shapes["output.weight"]
+    dim = shapes.of("output.weight", 4)[1]
     depths = tuple(len({n.split(".")[3] for n in shapes if n.startswith(f"layers.{i}.blocks.")}) for i in range(4))
-    patch = square_root(shapes["up.up_p.0.weight"][0] // dim, "up.up_p.0.weight")
+    patch = square_root(shapes.of("up.up_p.0.weight", 4)[0] // dim, "up.up_p.0.weight (over output.weight)")
     options = {"embed_dim": dim, "patch_size": patch, "depths": depths}
     options["denoising_head"] = shapes.has("bottleneck.")
     if variant == "gcunet":
         options["num_heads"] = (1, 1, 1, 1)
         options |= read_context(shapes, "layers.0.blocks.0")
         if options["denoising_head"]:
-            rows, heads = shapes["bottleneck.block.blocks.0.attn.relative_position_bias_table"]
+            table = "bottleneck.block.blocks.0.attn.relative_position_bias_table"
+            mask = "bottleneck.block.blocks.1.attn_mask"
+            rows, heads = shapes.of(table, 2)
             options["num_heads"] = (1, 1, 1, heads)
-            window = (square_root(rows, "relative_position_bias_table") + 1) // 2
-            mask = shapes.get("bottleneck.block.blocks.1.attn_mask", (1,))
-            size = square_root(mask[0], "attn_mask") * window * patch * 8
+            window = (square_root(rows, table) + 1) // 2
+            windows = square_root(shapes.of(mask, 3)[0], mask) if mask in shapes else 1
+            size = windows * window * patch * 8
             options |= {"window_size": window, "training_size": size}
     else:
         options["num_heads"], options["window_size"], size = read_windows(shapes, depths, patch)
@@ -120,6 +131,7 @@ def read_options(shapes, hints):
             options |= read_context(shapes, first)
             options["fusion"] = read_fusion(shapes, hints.get("fusion"), PUBLISHED[variant].fusion)
     for option, hint in hints.items():
+        hint = tuple(hint) if isinstance(hint, list) else hint
         if options.setdefault(option, hint) != hint:
             raise KitError(f"the checkpoint shows {option} = {options[option]}, not {hint}")
     return variant, options
@@ -153,7 +165,9 @@ def from_original(state_dict, **hints):
     """
     for hint in hints:
         known("hint", hint, OPTIONS)
-    if not isinstance(state_dict, dict) or not all(isinstance(t, torch.Tensor) for t in state_dict.values()):
+    if not isinstance(state_dict, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state_dict.items()
+    ):
         raise KitError("expected a state dict: names and tensors")
     tensors = {WRAPPERS.sub("", name): tensor for name, tensor in state_dict.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(NEVER_USED)}
@@ -234,7 +248,7 @@ def load_pretrained(name_or_path, **hints):
     try:
         model = create_model(description["network"], **description["options"])
         model.load_state_dict(tensors)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError) as error:  # a description, or tensors, of another kind
         raise KitError(f"{path} does not hold the network it names: {str(error).splitlines()[-1].strip()}") from error
     return model.eval()
 
@@ -257,14 +271,16 @@ def download_pretrained(folder=None):
             folder.mkdir(parents=True, exist_ok=True)
             fetched = gdown.download(id=DRIVE_ID, output=str(beside), quiet=True)
         except Exception as error:  # no network, a full quota, a moved file: each has its own class
+            beside.unlink(missing_ok=True)
             raise KitError(f"the download failed ({type(error).__name__}); {by_hand}") from error
         if fetched is None or not beside.exists():
+            beside.unlink(missing_ok=True)
             raise KitError(f"the download failed; {by_hand}")
         beside.replace(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if not record.exists():
         record.write_text(f"{digest}  {path.name}\n")
-    elif record.read_text().split()[0] != digest:
+    elif record.read_text().split()[:1] != [digest]:
         raise KitError(f"{path} has changed since {record.name} was written: remove both and fetch it again")
     print(f"{path.name}: SHA-256 {digest}")
     return path

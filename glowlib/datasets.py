@@ -1,7 +1,10 @@
 """Photographs: where they are, and what they are called."""
 
+import hashlib
 import os
 from pathlib import Path
+
+import skimage.data
 
 from .errors import KitError
 from .images import read_picture
@@ -19,9 +22,7 @@ def data_folder():
 
 def bundled(name):
     """A photograph from scikit-image, H×W×3 uint8."""
-    from skimage import data
-
-    return data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(data, name)()
+    return skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(skimage.data, name)()
 
 
 def load_dataset(name):
@@ -37,3 +38,16 @@ def load_dataset(name):
     if not paths:
         raise KitError(f"no pictures of {name} in {folder}: put them there, or set {DATA_VARIABLE} to the folder above")
     return [(p.name, read_picture(p)) for p in paths]
+
+
+def fingerprints(name):
+    """{file name: SHA-256} of a set: of the decoded pixels, or of the file where it is JPEG, whose decoders differ."""
+
+    def of_file(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    found = {image: hashlib.sha256(picture.tobytes()).hexdigest() for image, picture in load_dataset(name)}
+    if name == "bundled":
+        return found | {"rocket.png": of_file(Path(skimage.data.__file__).with_name("rocket.jpg"))}
+    folder = data_folder() / name
+    return {n: of_file(folder / n) if n.lower().endswith((".jpg", ".jpeg")) else h for n, h in found.items()}

@@ -8,11 +8,11 @@ import torch
 from tqdm.auto import tqdm
 
 from .checkpoints import list_models, load_pretrained
+from .device import choose_device
 from .errors import KitError, exit_clearly
 from .images import SUFFIXES, read_picture, write_png
 from .inference import automatic_tile, denoise
 from .models import known
-from .training import choose_device
 
 
 def find_pictures(folder):
@@ -71,11 +71,13 @@ def read_tile(text, stride, model):
         if stride is not None:
             raise KitError("--stride has no meaning with --tile none: leave one out")
         return None, None
-    if text != "auto" and not text.isdecimal():
-        raise KitError(f'--tile is a number of pixels, "auto" or "none", not {text!r}')
+    if text != "auto" and not (text.isdecimal() and int(text) >= 16):
+        raise KitError(f'--tile is a number of pixels of at least 16, "auto" or "none", not {text!r}')
     tile = automatic_tile(model.config) if text == "auto" else int(text)
     if stride is not None and not 1 <= stride <= tile:
-        raise KitError(f"--stride is from 1 to the tile's side, {tile}, not {stride}: pixels between tiles would be lost")
+        raise KitError(
+            f"--stride is from 1 to the tile's side, {tile}, not {stride}: pixels between tiles would be lost"
+        )
     return tile, None if stride is None else tile - stride
 
 
@@ -84,6 +86,8 @@ def main(argv=None):
     args = parse(argv)
     if args.model is not None:
         known("network", args.model, list_models().networks)
+    if args.batch_size < 1:
+        raise KitError(f"--batch_size is a number of at least 1, not {args.batch_size}")
     names = result_names(find_pictures(args.input_dir))
     device = choose_device(args.device)
     model = open_model(args.weights, args.model, device)

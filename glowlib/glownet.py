@@ -19,7 +19,9 @@ def cross_attention(config, i, dim):
     heads = config.num_heads[i]
     if dim % heads or (config.fusion == "rope" and dim // heads % 2):
         even = "an even number of " if config.fusion == "rope" else ""
-        raise KitError(f"cross-attention needs {even}channels a head: {dim} channels do not fit num_heads[{i}] = {heads}")
+        raise KitError(
+            f"cross-attention needs {even}channels a head: {dim} channels do not fit num_heads[{i}] = {heads}"
+        )
     return FUSIONS[config.fusion](dim, heads)
 
 

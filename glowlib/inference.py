@@ -29,7 +29,7 @@ def ramp(tile, overlap):
     return (torch.minimum(index, tile - index) / max(overlap, 1)).clamp(max=1)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode, whose tensors the caller could not change in place
 def restore_tiles(model, image, tile, overlap, batch_size):
     """(batch, 3, H, W) -> the same shape: every tile through the model, `batch_size` at a time."""
     height, width = image.shape[-2:]

@@ -76,7 +76,9 @@ def typed(cls, values, where):
 
 def list_profiles():
     """Names of the profiles that come with the kit."""
-    return sorted(path.name.removesuffix(".yaml") for path in files("glowlib.profiles").iterdir() if path.suffix == ".yaml")
+    return sorted(
+        path.name.removesuffix(".yaml") for path in files("glowlib.profiles").iterdir() if path.suffix == ".yaml"
+    )
 
 
 def load_profile(name_or_path):
@@ -93,5 +95,3 @@ def load_profile(name_or_path):
     values = {"name": path.name.rsplit(".", 1)[0], **(values or {})}
     values["training"] = typed(TrainingConfig, values.get("training", {}), f"{path.name}, training")
     return typed(Profile, values, path.name)
-
-

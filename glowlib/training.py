@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from .batches import PictureStore, batches
 from .datasets import load_dataset
+from .device import choose_device, choose_precision
 from .errors import KitError, exit_clearly
 from .metrics import psnr
 from .models import create_model, known
@@ -34,28 +35,6 @@ from .profile import list_profiles, load_profile
 VALIDATION_SIGMAS = (10, 25, 50)
 LOG_EVERY = 50  # steps
 COLUMNS = ("step", "loss", "lr", "images_per_second", *(f"psnr_sigma{s}" for s in VALIDATION_SIGMAS))
-
-
-def choose_device(device=None):
-    """`device`, or the best there is: CUDA, then MPS, then the CPU."""
-    if device is not None:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise KitError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def choose_precision(device, precision="auto"):
-    """bfloat16 where the device has it, float16 where it has only that, float32 otherwise."""
-    if precision != "auto":
-        return getattr(torch, precision)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():
-        return torch.bfloat16
-    return torch.float32
 
 
 def charbonnier(restored, clean):
@@ -92,7 +71,9 @@ def split(config):
     pictures = [(n, p if p.ndim == 3 else np.repeat(p[..., None], 3, 2)) for n, p in pictures]
     small = [n for n, p in pictures if min(p.shape[:2]) < config.crop]
     if small:
-        raise KitError(f"{small[0]} of {config.data} is smaller than the crop of {config.crop}: remove it, or lower crop")
+        raise KitError(
+            f"{small[0]} of {config.data} is smaller than the crop of {config.crop}: remove it, or lower crop"
+        )
     at = len(pictures) - config.hold_out
     return pictures[:at], pictures[at:]
 
@@ -164,7 +145,9 @@ def export(folder, network, description):
     weights = {n: t.half() if t.is_floating_point() else t for n, t in network.state_dict().items()}
     weights = {n: t.cpu().contiguous() for n, t in weights.items()}
     text = json.dumps(description, indent=1)
-    write_beside(folder / "model.safetensors", lambda path: save_file(weights, path, {"glowlib": json.dumps(description)}))
+    write_beside(
+        folder / "model.safetensors", lambda path: save_file(weights, path, {"glowlib": json.dumps(description)})
+    )
     write_beside(folder / "config.json", lambda path: path.write_text(text + "\n"))
 
 
@@ -287,7 +270,7 @@ def train(profile, model, *, out=None, device=None, minutes=None, **changes):
             mean = float(loss_sum) / summed
             if not math.isfinite(mean):
                 raise KitError(
-                    f"the loss is {mean} near step {step}: lower lr, or train in float32; step {saved} is kept in {folder}"
+                    f"the loss is {mean} near step {step}: lower lr, or train in float32; {folder} keeps step {saved}"
                 )
             row = {"step": step, "loss": f"{mean:.6f}", "lr": f"{optimizer.param_groups[0]['lr']:.4g}"}
             row["images_per_second"] = f"{summed * config.batch_size / (time.monotonic() - last_logged):.1f}"

@@ -1,0 +1,181 @@
+"""Scores: methods × pictures × noise levels × conventions -> one tidy table, a row a picture; and its summary."""
+
+import csv
+import hashlib
+import time
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+from skimage.restoration import denoise_wavelet
+from tqdm.auto import tqdm
+
+from .checkpoints import list_models, load_pretrained, shipped_folder
+from .datasets import load_dataset
+from .errors import KitError
+from .inference import denoise
+from .metrics import psnr, ssim
+from .noise import add_noise
+
+KEYS = ["method", "dataset", "image", "sigma", "convention", "seed"]
+SCORES = ["psnr", "ssim_grey", "ssim_rgb"]
+COLUMNS = [*KEYS, *SCORES, "seconds", "fingerprint"]
+
+
+def noisy_input(noisy, sigma):
+    """The noisy picture itself, scored as a method like any other."""
+    return noisy
+
+
+def wavelet(noisy, sigma):
+    """BayesShrink wavelet thresholding (Chang et al. 2000) by scikit-image, told the noise level."""
+    return denoise_wavelet(noisy, sigma=sigma / 255, channel_axis=-1, convert2ycbcr=True, rescale_sigma=True)
+
+
+CLASSICAL = {"noisy": noisy_input, "wavelet": wavelet}
+
+
+@cache
+def code_fingerprint():
+    """Hash of this package's code and of the libraries that compute, so that old rows are not taken for new ones."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    for library in ("torch", "numpy", "scikit-image", "PyWavelets"):
+        digest.update(version(library).encode())
+    return digest.hexdigest()
+
+
+def weights_file(name):
+    """The weights file of a method that is a network: a shipped model's, or the path itself."""
+    shipped = shipped_folder() / name / "model.safetensors"
+    return shipped if shipped.exists() else Path(name)
+
+
+def fingerprint(name):
+    """What a row of this method depends on, in 12 hexadecimal digits: the code, and a network's weights."""
+    content = b"" if name in CLASSICAL else weights_file(name).read_bytes()
+    return hashlib.sha256(code_fingerprint().encode() + content).hexdigest()[:12]
+
+
+def open_method(name, device):
+    """A function (noisy picture, σ) -> restored picture, by the name of a classical method, a model or a file."""
+    if name in CLASSICAL:
+        return CLASSICAL[name]
+    if name not in list_models().shipped and not Path(name).exists():
+        raise KitError(f"unknown method {name!r}; known are: {', '.join([*CLASSICAL, *list_models().shipped])}")
+    model = load_pretrained(name).to(device)
+    return lambda noisy, sigma: denoise(model, noisy)
+
+
+def read_rows(path):
+    """The finished rows of an earlier run as text, without a last line that was cut off."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            row for row in csv.DictReader(file) if None not in row.values() and None not in row and row["fingerprint"]
+        ]
+
+
+def run_benchmark(datasets, methods, sigmas, path, *, conventions=("float",), seeds=(0,), device="cpu", progress=True):
+    """Score every method on every picture; return the tidy table, a pandas.DataFrame with COLUMNS.
+
+    datasets: names for `load_dataset`, or {name: [(file name, picture)]}. methods: "noisy", "wavelet", shipped
+    models, weights files. sigmas: 0 to 255 scale. path: the table's CSV file, written row by row; rows
+    already there from the same code and weights are kept, so that an interrupted run continues. conventions: "float",
+    "8bit". PSNR in dB, SSIM under both conventions (see `glowlib.metrics`), seconds of wall time.
+    Raises ValueError for unknown methods before anything is computed.
+    """
+    torch.backends.cudnn.allow_tf32 = False  # scores do not depend on the processor
+    if not isinstance(datasets, dict):
+        datasets = {name: load_dataset(name) for name in datasets}
+    opened = {name: open_method(name, device) for name in methods}
+    prints = {name: fingerprint(name) for name in methods}
+    wanted = [
+        (method, dataset, image, sigma, convention, seed)
+        for dataset, pictures in datasets.items()
+        for image, _ in pictures
+        for convention in conventions
+        for sigma in sigmas
+        for seed in seeds
+        for method in methods
+    ]
+    pictures = {(dataset, image): picture for dataset, found in datasets.items() for image, picture in found}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = {
+        tuple(row[k] for k in KEYS): row for row in read_rows(path) if row["fingerprint"] == prints.get(row["method"])
+    }
+    rows = {key: rows[key] for key in (tuple(map(str, k)) for k in wanted) if key in rows}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows.values())
+        for key in tqdm(wanted, unit="score", disable=not progress):
+            if tuple(map(str, key)) in rows:
+                continue
+            method, dataset, image, sigma, convention, seed = key
+            clean = pictures[dataset, image]
+            noisy = add_noise(clean, sigma, seed=seed, name=image, protocol=convention)
+            began = time.perf_counter()
+            restored = opened[method](noisy, sigma)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - began
+            scores = (psnr(clean, restored), ssim(clean, restored, "grey"), ssim(clean, restored, "rgb"))
+            row = dict(zip(KEYS, key, strict=True), seconds=f"{seconds:.3f}", fingerprint=prints[method])
+            row |= {name: f"{score:.6f}" for name, score in zip(SCORES, scores, strict=True)}
+            writer.writerow(row)
+            file.flush()
+    table = pd.read_csv(path, dtype={"convention": str, "method": str, "fingerprint": str})
+    order = {tuple(map(str, key)): i for i, key in enumerate(wanted)}
+    place = [order[tuple(map(str, key))] for key in table[KEYS].itertuples(index=False)]
+    table = table.iloc[pd.Series(place).sort_values().index].reset_index(drop=True)
+    table.to_csv(path, index=False, float_format="%.6f")
+    return table
+
+
+def summarise(table):
+    """Means over pictures and seeds: a row for each (dataset, convention, σ, method), methods in their order."""
+    return table.groupby(["dataset", "convention", "sigma", "method"], sort=False)[SCORES].mean().reset_index()
+
+
+def paper_layout(summary, convention):
+    """The paper's layout of one convention: a row a method, columns (dataset, σ, score), rounded for print."""
+    part = summary[summary["convention"] == convention]
+    wide = part.pivot(index="method", columns=["dataset", "sigma"], values=["psnr", "ssim_grey"])
+    wide = wide.loc[part["method"].unique()].reorder_levels([1, 2, 0], axis=1)
+    columns = [
+        (d, s, m) for d in part["dataset"].unique() for s in part["sigma"].unique() for m in ("psnr", "ssim_grey")
+    ]
+    wide = wide[columns]
+    shown = wide.copy().astype(object)
+    for column in columns:
+        shown[column] = wide[column].map(("{:.2f}" if column[2] == "psnr" else "{:.4f}").format)
+    names = {"psnr": "PSNR", "ssim_grey": "SSIM"}
+    shown.columns = pd.MultiIndex.from_tuples([(d, f"σ = {s:g}", names[m]) for d, s, m in columns])
+    shown.index.name = None
+    return shown
+
+
+def write_tables(summary, folder):
+    """summary.csv, and for each convention table_<convention>.md and .tex, in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    summary.to_csv(folder / "summary.csv", index=False, float_format="%.6f")
+    for convention in summary["convention"].unique():
+        shown = paper_layout(summary, convention)
+        caption = (
+            f"PSNR (dB) over RGB and SSIM (grey, 7×7 uniform window), mean over the pictures; noise: {convention}."
+        )
+        flat = shown.copy()
+        flat.columns = [", ".join(column) for column in shown.columns]
+        (folder / f"table_{convention}.md").write_text(f"{caption}\n\n{flat.to_markdown(disable_numparse=True)}\n")
+        latex = shown.rename(columns=lambda c: c.replace("σ", r"$\sigma$")).style.to_latex(
+            hrules=True,
+            caption=caption.replace("×", r"$\times$"),
+            column_format="l" + "r" * shown.shape[1],
+            multicol_align="c",
+        )
+        (folder / f"table_{convention}.tex").write_text(latex)

@@ -1,0 +1,96 @@
+"""Figures in the paper's manner: saved as PNG and as PDF with real text."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Rectangle
+
+from .images import to_array
+from .metrics import psnr
+
+# Okabe and Ito's palette, told apart with any colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vP*"
+mpl.rcParams["pdf.fonttype"] = 42  # text stays text
+
+
+def show(axis, image, title="", below=""):
+    """One picture on an axis, clipped to what a screen shows; title above, numbers below."""
+    axis.imshow(to_array(image).clip(0, 1), interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(title, fontsize=9, pad=3)
+    axis.set_xlabel(below, fontsize=9, labelpad=3)
+
+
+def busiest_crop(clean, side):
+    """(top, left) of the square of that side with the most detail, on a grid of half its side."""
+    grey = to_array(clean).mean(2)
+    detail = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
+    height, width = detail.shape
+    tops, lefts = (range(0, max(1, n - side + 1), side // 2) for n in (height, width))
+    return max(
+        ((t, x) for t in tops for x in lefts), key=lambda c: detail[c[0] : c[0] + side, c[1] : c[1] + side].mean()
+    )
+
+
+def visual_comparison(clean, noisy, restored, *, crop=None, side=96):
+    """The whole picture with a marked square; then that square noisy, restored, clean, and the absolute errors.
+
+    clean, noisy: images. restored: {method: image}. crop: (top, left), by default the busiest square.
+    The PSNR under each crop is the whole picture's, in dB. Returns a matplotlib figure, page-wide.
+    """
+    clean = to_array(clean)
+    side = min(side, *clean.shape[:2])
+    top, left = crop or busiest_crop(clean, side)
+    window = (slice(top, top + side), slice(left, left + side))
+    shown = {"noisy": noisy, **restored}
+    columns = len(shown) + 1
+    ratio = clean.shape[1] / clean.shape[0]
+    figure = plt.figure(figsize=(7.2, 7.2 / (columns + 2 * ratio) * 2 + 0.75), layout="constrained")
+    grid = figure.add_gridspec(2, columns + 1, width_ratios=[2 * ratio] + [1] * columns)
+    whole = figure.add_subplot(grid[:, 0])
+    show(whole, clean, "clean")
+    whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=COLOURS[4], linewidth=1.5))
+    errors = None
+    for i, (name, image) in enumerate(shown.items()):
+        image = to_array(image)
+        show(figure.add_subplot(grid[0, i + 1]), image[window], name, f"{psnr(clean, image):.2f} dB")
+        axis = figure.add_subplot(grid[1, i + 1])
+        error = np.abs(clean - image.clip(0, 1))[window].mean(2)
+        errors = axis.imshow(error, cmap="viridis", vmin=0, vmax=0.15, interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        axis.set_xlabel("|error|", fontsize=9, labelpad=3)
+    show(figure.add_subplot(grid[0, columns]), clean[window], "clean", "PSNR")
+    axis = figure.add_subplot(grid[1, columns])
+    axis.axis("off")
+    bar = figure.colorbar(errors, ax=axis, fraction=0.25, location="left", extend="max")
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def psnr_against_sigma(summary, convention="float"):
+    """Mean PSNR of each method against the noise level, one panel a dataset. summary: from `summarise`."""
+    part = summary[summary["convention"] == convention]
+    datasets = part["dataset"].unique()
+    figure, axes = plt.subplots(
+        1, len(datasets), figsize=(3.6 * len(datasets), 2.8), layout="constrained", sharey=True, squeeze=False
+    )
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        for i, (method, rows) in enumerate(part[part["dataset"] == dataset].groupby("method", sort=False)):
+            style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 5}
+            axis.plot(rows["sigma"], rows["psnr"], label=method, **style)
+        axis.set_title(f"{dataset}, {convention} noise", fontsize=9)
+        axis.set_xlabel("noise level σ (0–255 scale)", fontsize=9)
+        axis.set_xticks(sorted(part["sigma"].unique()))
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("PSNR (dB)", fontsize=9)
+    axes[0, 0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def save(figure, path):
+    """Write path.png (150 dots per inch) and path.pdf, without dates, so that equal figures are equal files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
+    figure.savefig(path.with_suffix(".pdf"), dpi=300, metadata={"CreationDate": None})

@@ -1,0 +1,89 @@
+"""The table of scores: right numbers, the same whatever order or interruption they come in."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from skimage import data
+
+from glowlib import KitError, add_noise, psnr, ssim
+from glowlib.benchmark import KEYS, SCORES, paper_layout, run_benchmark, summarise, write_tables
+
+PICTURES = {"tiny": [("a.png", data.astronaut()[:48, :64]), ("b.png", data.chelsea()[:40, :40])]}
+METHODS = ["noisy", "wavelet"]
+
+
+def run(path, **changes):
+    arguments = {"datasets": PICTURES, "methods": METHODS, "sigmas": (10, 50), "conventions": ("float", "8bit")}
+    return run_benchmark(path=path, progress=False, **{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("scores") / "scores.csv")
+
+
+def test_a_row_for_every_combination(table):
+    assert len(table) == 2 * 2 * 2 * 2
+    assert not table.duplicated(KEYS).any()
+
+
+def test_scores_are_those_of_the_metrics(table):
+    name, clean = PICTURES["tiny"][0]
+    noisy = add_noise(clean, 50, seed=0, name=name, protocol="8bit")
+    row = table.query("image == 'a.png' and sigma == 50 and convention == '8bit' and method == 'noisy'").iloc[0]
+    expected = [psnr(clean, noisy), ssim(clean, noisy, "grey"), ssim(clean, noisy, "rgb")]
+    np.testing.assert_allclose(row[SCORES].astype(float), expected, atol=1e-6)
+
+
+def test_wavelet_shrinkage_removes_noise(table):
+    wide = summarise(table).pivot(index=["convention", "sigma"], columns="method", values="psnr")
+    assert (wide["wavelet"] > wide["noisy"] + 1).all()
+
+
+def test_subset_and_order_do_not_change_a_number(table, tmp_path):
+    backwards = {"tiny": PICTURES["tiny"][::-1]}
+    other = run(tmp_path / "scores.csv", datasets=backwards, methods=["wavelet"], sigmas=(50,))
+    merged = other.merge(table, on=KEYS, suffixes=("", "_all"))
+    assert len(merged) == len(other) == 4
+    for score in SCORES:
+        assert (merged[score] == merged[f"{score}_all"]).all()
+
+
+def test_an_interrupted_run_continues_after_the_last_finished_row(table, tmp_path, monkeypatch):
+    path = tmp_path / "scores.csv"
+    table.to_csv(path, index=False, float_format="%.6f")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:10]) + "\n" + lines[10][:25])  # the tenth row was cut off
+    calls = []
+    monkeypatch.setattr("glowlib.benchmark.psnr", lambda *images: calls.append(images) or psnr(*images))
+    continued = run(path)
+    assert len(calls) == len(table) - 9
+    pd.testing.assert_frame_equal(continued.drop(columns="seconds"), table.drop(columns="seconds"))
+
+
+def test_rows_of_other_code_are_not_kept(table, tmp_path, monkeypatch):
+    path = tmp_path / "scores.csv"
+    table.assign(psnr=99.0).to_csv(path, index=False, float_format="%.6f")
+    assert (run(path)["psnr"] == 99).all()  # trusted while the code is the same
+    monkeypatch.setattr("glowlib.benchmark.code_fingerprint", lambda: "other")
+    assert (run(path)["psnr"] < 60).all()
+
+
+def test_an_unknown_method_is_named_before_anything_is_computed(tmp_path):
+    with pytest.raises(KitError, match="unknown method 'bm3d'.*noisy"):
+        run(tmp_path / "scores.csv", methods=["noisy", "bm3d"])
+    assert not (tmp_path / "scores.csv").exists()
+
+
+def test_tables_in_the_papers_layout(table, tmp_path):
+    summary = summarise(table)
+    shown = paper_layout(summary, "float")
+    assert list(shown.index) == METHODS
+    assert list(shown.columns[0]) == ["tiny", "σ = 10", "PSNR"]
+    mean = table.query("convention == 'float' and sigma == 10 and method == 'noisy'")["psnr"].mean()
+    assert shown.iloc[0, 0] == f"{mean:.2f}"
+    write_tables(summary, tmp_path)
+    assert f"{mean:.2f}" in (tmp_path / "table_float.md").read_text()
+    latex = (tmp_path / "table_float.tex").read_text()
+    assert r"\toprule" in latex
+    assert f"{mean:.2f}" in latex

@@ -1,0 +1,122 @@
+"""What is installed: pins, ranges and imports agree, whichever door the user takes."""
+
+import ast
+import re
+import sys
+import tomllib
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
+SOURCES = [*sorted((ROOT / "glowlib").rglob("*.py")), ROOT / "demo_any_resolution.py", *sorted(ROOT.glob("tests/*.py"))]
+
+
+def requirements(lines):
+    """{canonical name: Requirement}, refusing a name that comes twice."""
+    found = {}
+    for line in lines:
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        assert name not in found, f"{name} comes twice"
+        found[name] = requirement
+    return found
+
+
+def pins(lines):
+    """{canonical name: version}, refusing anything but one exact version each."""
+    versions = {}
+    for name, requirement in requirements(lines).items():
+        exact = re.fullmatch(r"==([\w.]+)", str(requirement.specifier))
+        assert exact, f"{name} is not pinned to one version: {requirement}"
+        versions[name] = exact[1]
+    return versions
+
+
+def pip_pins():
+    lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+    return pins(line for line in lines if line)
+
+
+def ranges(*extras):
+    """{canonical name: Requirement} of pyproject.toml, with its extras."""
+    project = PYPROJECT["project"]
+    return requirements(project["dependencies"] + [r for e in extras for r in project["optional-dependencies"][e]])
+
+
+@cache
+def providers():
+    """{name to import: canonical names of the installed packages that provide it}."""
+    return {name: {canonicalize_name(d) for d in found} for name, found in packages_distributions().items()}
+
+
+def imported(path, *, inside_functions=True):
+    """Top-level names of the packages that a file imports."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if inside_functions else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+
+
+def test_conda_has_the_same_pins():
+    (of_pip,) = (entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict))
+    assert "-e ." in of_pip
+    assert pins(line for line in of_pip if line != "-e .") == pip_pins()
+
+
+def test_conda_has_the_same_pythons():
+    (python,) = (e for e in CONDA["dependencies"] if isinstance(e, str) and e.startswith("python "))
+    assert SpecifierSet(python.removeprefix("python ")) == SpecifierSet(PYPROJECT["project"]["requires-python"])
+
+
+def test_python_range_is_what_make_accepts():
+    check = re.search(r"\(3, (\d+)\) <= sys\.version_info\[:2\] <= \(3, (\d+)\)", (ROOT / "Makefile").read_text())
+    lowest, highest = int(check[1]), int(check[2])
+    accepted = SpecifierSet(PYPROJECT["project"]["requires-python"])
+    inside = [minor for minor in range(lowest - 2, highest + 3) if accepted.contains(f"3.{minor}.0")]
+    assert inside == list(range(lowest, highest + 1))
+
+
+def test_each_pin_is_declared_and_each_declaration_pinned():
+    assert set(ranges("notebooks", "dev")) == set(pip_pins())
+
+
+@pytest.mark.parametrize("name", sorted(ranges("notebooks", "dev")))
+def test_pin_is_inside_its_range(name):
+    assert ranges("notebooks", "dev")[name].specifier.contains(pip_pins()[name])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_are_declared(path):
+    extras = ("notebooks", "dev") if path.parent.name == "tests" else ("notebooks",)
+    declared = set(ranges(*extras))
+    local = {"glowlib", *(p.stem for p in (*ROOT.glob("*.py"), *ROOT.glob("tests/*.py")))}
+    for name in set(imported(path)) - local - set(sys.stdlib_module_names):
+        assert providers().get(name, set()) & declared, f"{name} is not declared"
+
+
+def test_core_imports_need_no_extra():
+    """`import glowlib` and the command line work after a plain `pip install`; only running notebooks takes more."""
+    needs_notebooks = {"reproduction.py"}
+    core = set(ranges())
+    for path in SOURCES:
+        if path.parent.name == "tests" or path.name in needs_notebooks:
+            continue
+        for name in set(imported(path, inside_functions=False)) - {"glowlib"} - set(sys.stdlib_module_names):
+            assert providers().get(name, set()) & core, f"{path.name}: {name} needs an extra"
+
+
+def test_citation_has_the_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == PYPROJECT["project"]["version"]
+    assert citation["license"] == PYPROJECT["project"]["license"]

@@ -1,0 +1,60 @@
+"""Figures show what they say: the right crop, the right numbers, real text."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from skimage import data
+
+from glowlib import add_noise, psnr
+from glowlib.figures import busiest_crop, psnr_against_sigma, save, visual_comparison
+
+CLEAN = data.astronaut()[:120, :160]
+NOISY = add_noise(CLEAN, 50, seed=0, name="a.png")
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def test_the_busiest_square_is_found():
+    picture = np.full((100, 140, 3), 0.5)
+    picture[48:80, 64:96] = np.random.default_rng(0).random((32, 32, 3))
+    assert busiest_crop(picture, 32) == (48, 64)
+
+
+def test_comparison_shows_each_method_with_its_score():
+    figure = visual_comparison(CLEAN, NOISY, {"half": 0.5 * NOISY}, side=40)
+    titles = [axis.get_title() for axis in figure.axes]
+    assert [t for t in titles if t] == ["clean", "noisy", "half", "clean"]
+    labels = [axis.get_xlabel() for axis in figure.axes]
+    assert f"{psnr(CLEAN, NOISY):.2f} dB" in labels
+    assert f"{psnr(CLEAN, 0.5 * NOISY):.2f} dB" in labels
+
+
+def test_comparison_shows_the_square_that_was_asked_for():
+    figure = visual_comparison(CLEAN, NOISY, {}, crop=(30, 50), side=40)
+    shown = next(axis for axis in figure.axes if axis.get_title() == "noisy").images[0].get_array()
+    np.testing.assert_allclose(shown, NOISY[30:70, 50:90].clip(0, 1))
+
+
+def test_curves_hold_the_summarys_numbers():
+    rows = [
+        ("set", "float", s, m, v)
+        for m, base in (("noisy", 0), ("net", 5))
+        for s, v in ((10, 28 + base), (50, 15 + base))
+    ]
+    summary = pd.DataFrame(rows, columns=["dataset", "convention", "sigma", "method", "psnr"])
+    axis = psnr_against_sigma(summary).axes[0]
+    assert [line.get_label() for line in axis.lines] == ["noisy", "net"]
+    np.testing.assert_allclose(axis.lines[1].get_ydata(), [33, 20])
+
+
+def test_saving_twice_gives_equal_files_with_text(tmp_path):
+    for name in ("one", "two"):
+        save(visual_comparison(CLEAN, NOISY, {}, side=40), tmp_path / name)
+    for suffix in (".png", ".pdf"):
+        assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
+    assert b"/FontFile2" in (tmp_path / "one.pdf").read_bytes()
