@@ -1,0 +1,400 @@
+"""Training: a function of its configuration alone, wherever it is cut; errors that leave the run as it was."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file
+from skimage import data
+
+from glowlib import training
+from glowlib.batches import NoisyCrops, PictureStore, batches
+from glowlib.datasets import DATA_VARIABLE
+from glowlib.errors import KitError
+from glowlib.images import write_png
+from glowlib.models import create_model
+from glowlib.profile import TrainingConfig
+from glowlib.training import charbonnier, choose_device, make_optimizer, make_schedule, train
+
+NETWORKS = ("sunet", "gcunet", "glownet", "sglownet")
+STEPS = 4
+RECIPE = {
+    "data": "tiny",
+    "hold_out": 2,
+    "steps": STEPS,
+    "batch_size": 2,
+    "crop": 32,
+    "lr": 1e-3,
+    "warmup": 2,
+    "weight_decay": 0.01,
+    "precision": "float32",
+    "validate_every": 2,
+    "checkpoint_every": 1,
+}
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch, nano):
+    """A profile that trains each nano network on six crops, logging every step; dropped paths included."""
+    folder = tmp_path / "data" / "tiny"
+    folder.mkdir(parents=True)
+    for i in range(6):
+        picture = (data.astronaut, data.chelsea, data.coffee)[i % 3]()[40 * i :][:64, 100:164]
+        write_png(folder / f"{i}.png", picture)
+    monkeypatch.setenv(DATA_VARIABLE, str(folder.parent))
+    monkeypatch.setattr(training, "LOG_EVERY", 1)
+    options = {**nano, "depths": [1, 2, 1, 1], "num_heads": [1, 2, 2, 2], "drop_path_rate": 0.3, "training_size": 32}
+    models = {f"{name}-nano": {"network": name, **options} for name in NETWORKS}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"training": RECIPE, "models": models}))
+    return path
+
+
+def run(profile, network, folder, **changes):
+    return train(profile, network, out=profile.parent / folder, device="cpu", **changes)
+
+
+def content(folder):
+    """What must not depend on interruptions: weights, description, and the log but for its speed."""
+    rows = [{k: v for k, v in row.items() if k != "images_per_second"} for row in log(folder)]
+    return (folder / "model.safetensors").read_bytes(), (folder / "config.json").read_text(), rows
+
+
+def log(folder):
+    return list(csv.DictReader((folder / "log.csv").open()))
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_interrupted_after_every_step_is_uninterrupted(network, profile):
+    whole = run(profile, network, "whole")
+    for _ in range(STEPS):
+        cut = run(profile, network, "cut", minutes=0)
+    assert content(cut) == content(whole)
+    rows = log(whole)
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
+    assert all(0 < float(row["loss"]) < 2 for row in rows)
+    assert [row["psnr_sigma25"] != "" for row in rows] == [False, True, False, True]
+
+
+def test_bfloat16_resumes_alike(profile):
+    whole = run(profile, "sunet", "whole", precision="bfloat16")
+    for _ in range(STEPS):
+        cut = run(profile, "sunet", "cut", precision="bfloat16", minutes=0)
+    assert content(cut) == content(whole)
+    assert content(whole)[0] != content(run(profile, "sunet", "float32"))[0]
+
+
+def test_seed_decides(profile):
+    first, again, other = (run(profile, "gcunet", f, seed=s) for f, s in (("a", 0), ("b", 0), ("c", 1)))
+    assert content(first) == content(again)
+    assert content(first)[0] != content(other)[0]
+
+
+def test_killed_at_every_rename(profile, monkeypatch):
+    """Cut before each file takes its name, one after the other: no state in between loses the run."""
+    replace = Path.replace
+    renames = []
+    monkeypatch.setattr(Path, "replace", lambda self, to: renames.append(Path(to).name) or replace(self, to))
+    whole = run(profile, "gcunet", "whole", steps=3)
+    total = len(renames)
+    assert {"last.pt", "previous.pt", "new.pt", "model.safetensors", "config.json", "log.csv"} <= set(renames)
+    for fatal in range(total):
+        left = iter(range(fatal, -1, -1))
+
+        def cut_at(self, to, left=left):
+            if next(left, 1) == 0:
+                raise KeyboardInterrupt
+            return replace(self, to)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", cut_at)
+            with pytest.raises(KeyboardInterrupt):
+                run(profile, "gcunet", f"cut{fatal}/run", steps=3)
+        cut = run(profile, "gcunet", f"cut{fatal}/run", steps=3)
+        assert content(cut) == content(whole), f"cut before {renames[fatal]}, rename {fatal}"
+
+
+KILLED = """
+import os, signal, torch
+from glowlib import training
+torch.set_num_threads(1)
+training.LOG_EVERY = 1
+save, saved = torch.save, []
+def save_half(state, path):
+    save(state, path)
+    saved.append(path)
+    if len(saved) == 2:
+        os.truncate(path, os.path.getsize(path) // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = save_half
+training.main()
+"""
+
+
+def test_killed_while_saving(profile):
+    """The process dies halfway through its second checkpoint: the first one carries on."""
+    whole = run(profile, "sglownet", "whole")
+    cut = profile.parent / "killed" / "run"
+    command = [sys.executable, "-c", KILLED, "--profile", profile, "--model", "sglownet", "--out", cut]
+    ended = subprocess.run([*map(str, command), "--device", "cpu"], env=os.environ, capture_output=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+    assert torch.load(cut / "last.pt")["step"] == 1
+    assert content(run(profile, "sglownet", cut)) == content(whole)
+
+
+def test_torn_checkpoint_falls_back(profile, capsys):
+    whole = run(profile, "gcunet", "whole")
+    for _ in range(2):
+        cut = run(profile, "gcunet", "cut", minutes=0)
+    os.truncate(cut / "last.pt", (cut / "last.pt").stat().st_size // 2)
+    assert content(run(profile, "gcunet", "cut")) == content(whole)
+    assert "last.pt is unreadable" in capsys.readouterr().out
+
+
+def test_no_readable_checkpoint_is_an_error(profile):
+    cut = run(profile, "gcunet", "cut", minutes=0)
+    (cut / "last.pt").write_bytes(b"torn")
+    with pytest.raises(KitError, match="no readable checkpoint"):
+        run(profile, "gcunet", "cut")
+
+
+def test_a_finished_run_stays(profile):
+    folder = run(profile, "gcunet", "whole")
+    before = files(folder)
+    run(profile, "gcunet", "whole")
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("change", [{"lr": 2e-3}, {"steps": 9}, {"seed": 5}, {"loss": "charbonnier"}], ids=str)
+def test_a_changed_configuration_is_refused_by_name(change, profile):
+    folder = run(profile, "gcunet", "run", minutes=0)
+    before = files(folder)
+    ((key, value),) = change.items()
+    with pytest.raises(KitError, match=f"{key} = {RECIPE.get(key, 'l1' if key == 'loss' else 0)}, not {value}"):
+        run(profile, "gcunet", "run", **change)
+    assert files(folder) == before
+
+
+def test_another_network_in_the_folder_is_refused(profile):
+    run(profile, "gcunet", "run", minutes=0)
+    with pytest.raises(KitError, match="gcunet"):
+        run(profile, "sunet", "run")
+
+
+def test_a_loss_that_is_not_finite_keeps_what_was(profile, monkeypatch):
+    folder = run(profile, "sunet", "run", minutes=0)
+    before = files(folder)
+    monkeypatch.setattr(torch.nn.functional, "l1_loss", lambda a, b: (a - b).mean() * torch.nan)
+    with pytest.raises(KitError, match="loss is nan near step 2.*step 1 is kept") as caught:
+        run(profile, "sunet", "run")
+    assert "\n" not in str(caught.value)
+    assert files(folder) == before
+
+
+def test_a_rate_that_explodes_is_an_error(profile):
+    with pytest.raises(KitError, match="the loss is"):
+        run(profile, "sunet", "run", lr=1e30, clip=0.0, steps=20)
+
+
+def test_an_unreadable_picture_is_named(profile):
+    (profile.parent / "data" / "tiny" / "3.png").write_text("no picture")
+    with pytest.raises(KitError, match="3.png"):
+        run(profile, "gcunet", "run")
+
+
+def test_data_that_does_not_suffice(profile, monkeypatch):
+    with pytest.raises(KitError, match="hold out 6"):
+        run(profile, "gcunet", "run", hold_out=6)
+    with pytest.raises(KitError, match="0.png of tiny is smaller than the crop of 65"):
+        run(profile, "gcunet", "run", crop=65)
+    with pytest.raises(KitError, match="no pictures of absent"):
+        run(profile, "gcunet", "run", data="absent")
+
+
+def test_exported_files(profile):
+    """Half-precision averaged weights, which describe themselves."""
+    folder = run(profile, "sglownet", "run")
+    state = torch.load(folder / "last.pt")
+    description = json.loads((folder / "config.json").read_text())
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["glowlib"]) == description
+    assert description["network"] == "sglownet"
+    assert description["step"] == state["step"] == STEPS
+    weights = load_file(folder / "model.safetensors")
+    assert weights.keys() == state["ema"].keys()
+    for name, tensor in state["ema"].items():
+        assert torch.equal(weights[name], tensor.half() if tensor.is_floating_point() else tensor)
+    assert any(not torch.equal(state["model"][name], tensor) for name, tensor in state["ema"].items())
+    create_model(description["network"], **description["options"]).load_state_dict(weights)
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_checkpoints_come_as_often_as_asked(every, profile, monkeypatch):
+    """Whatever the rhythm of the log."""
+    monkeypatch.setattr(training, "LOG_EVERY", 50)
+    saved = []
+    save = training.save_checkpoint
+    monkeypatch.setattr(training, "save_checkpoint", lambda f, state: saved.append(state["step"]) or save(f, state))
+    run(profile, "gcunet", "run", checkpoint_every=every)
+    assert saved == sorted({*range(every, STEPS + 1, every), STEPS})
+
+
+def test_rates():
+    """Linear from lr / warmup, never 0; then a cosine to min_lr."""
+    config = TrainingConfig(steps=50, warmup=10, lr=1e-3, min_lr=1e-5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
+    schedule = make_schedule(optimizer, config)
+    rates = []
+    for step in range(config.steps):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[:10] == pytest.approx([1e-4 + 9e-4 * step / 10 for step in range(10)])
+    assert rates[10:] == pytest.approx([1e-5 + 0.495e-3 * (1 + math.cos(math.pi * t / 40)) for t in range(40)])
+
+
+def test_what_decays(nano):
+    model = create_model("sglownet", **nano)
+    decayed, kept = make_optimizer(model, TrainingConfig(weight_decay=0.1)).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert len(decayed["params"]) + len(kept["params"]) == len(names)
+    assert all(names[id(p)].endswith("weight") and p.ndim > 1 for p in decayed["params"])
+    tables = [p for p in kept["params"] if names[id(p)].endswith("bias_table")]
+    assert len(tables) == 2 + 1 + 1 + 1 + 1 + 1 + 2
+    assert all(p.ndim == 1 or p is table for p in kept["params"] for table in tables if p.ndim > 1 and p is table)
+
+
+def test_charbonnier_by_hand():
+    a, b = torch.tensor([0.0, 0.3]), torch.tensor([0.0, 0.0])
+    assert charbonnier(a, b).item() == pytest.approx((0.001 + math.sqrt(0.09 + 1e-6)) / 2)
+
+
+def test_unusable_device_is_one_line():
+    for device in ("nonsense", "cuda:99"):
+        with pytest.raises(KitError, match=device) as caught:
+            choose_device(device)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--profile", "absent", "--model", "sunet"], "unknown profile 'absent'"),
+        (["--model", "absent"], "unknown model to train 'absent'"),
+        (["--model", "sglownet", "--device", "nonsense"], "nonsense"),
+    ],
+)
+def test_the_command_ends_with_one_line(arguments, named, capsys, profile):
+    own = [] if "--profile" in arguments else ["--profile", str(profile)]
+    with pytest.raises(SystemExit) as caught:
+        training.main([*own, *arguments])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert named in error
+
+
+# Batches
+
+
+@pytest.fixture
+def pictures(photograph):
+    return [("a.png", photograph), ("b.png", np.ascontiguousarray(photograph[:70, :90]))]
+
+
+def recipe(**changes):
+    return TrainingConfig(**{"batch_size": 4, "crop": 16, "steps": 5, **changes})
+
+
+def test_store_gives_pictures_back(pictures, tmp_path):
+    for _ in range(2):  # written, then found
+        store = PictureStore(pictures, tmp_path / "store")
+        assert len(store) == 2
+        assert all(np.array_equal(store[i], picture) for i, (_, picture) in enumerate(pictures))
+
+
+def test_store_follows_its_pictures(pictures, tmp_path):
+    """Another set, or the same names and sizes with other values: the store is written again."""
+    PictureStore(pictures, tmp_path / "store")
+    turned = [(name, picture[::-1]) for name, picture in pictures]
+    for other in (pictures[1:], turned):
+        store = PictureStore(other, tmp_path / "store")
+        assert all(np.array_equal(store[i], picture) for i, (_, picture) in enumerate(other))
+
+
+def test_torn_store_is_written_again(pictures, tmp_path):
+    PictureStore(pictures, tmp_path / "store")
+    os.truncate(tmp_path / "store" / "pictures.json", 5)
+    store = PictureStore(pictures, tmp_path / "store")
+    assert np.array_equal(store[1], pictures[1][1])
+
+
+def test_samples_depend_on_seed_and_position_alone(pictures, tmp_path):
+    store = PictureStore(pictures, tmp_path / "store")
+    crops = NoisyCrops(store, recipe())
+    later = [crops[i] for i in (9, 3)]
+    again = [NoisyCrops(store, recipe(steps=99, batch_size=1))[i] for i in (9, 3)]
+    assert all(torch.equal(a, b) for x, y in zip(later, again, strict=True) for a, b in zip(x, y, strict=True))
+    other = NoisyCrops(store, recipe(seed=1))[9]
+    assert not torch.equal(later[0][1], other[1])
+
+
+def test_batches_can_start_anywhere_and_be_shared(pictures, tmp_path):
+    store = PictureStore(pictures, tmp_path / "store")
+    whole = [noisy for noisy, _ in batches(store, recipe())]
+    assert len(whole) == 5
+    late = [noisy for noisy, _ in batches(store, recipe(), start=3)]
+    assert all(torch.equal(a, b) for a, b in zip(late, whole[3:], strict=True))
+    parts = [[noisy for noisy, _ in batches(store, recipe(), rank=rank, world=2)] for rank in (0, 1)]
+    for batch, even, odd in zip(whole, *parts, strict=True):
+        assert torch.equal(batch[0::2], even)
+        assert torch.equal(batch[1::2], odd)
+
+
+def test_crops_are_the_eight_symmetries_of_the_picture(tmp_path):
+    """A picture of the crop's own size has eight forms, each about as frequent."""
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    store = PictureStore([("a.png", picture)], tmp_path / "store")
+    forms = [np.rot90(p, k).tobytes() for p in (picture, picture[:, ::-1]) for k in range(4)]
+    crops = NoisyCrops(store, recipe(share_grey=0.0))
+    counts = dict.fromkeys(forms, 0)
+    for i in range(400):
+        counts[(crops[i][1].numpy() * 255).round().astype(np.uint8).transpose(1, 2, 0).tobytes()] += 1
+    assert min(counts.values()) > 25  # 50 expected, standard deviation 6.6
+
+
+@pytest.mark.parametrize("sigma", [(25, 25), (5, 50)])
+def test_noise_level_of_crops(sigma, pictures, tmp_path):
+    store = PictureStore(pictures, tmp_path / "store")
+    crops = NoisyCrops(store, recipe(sigma=sigma, share_8bit=0.0, share_grey=0.0))
+    levels = [((noisy - clean).std() * 255).item() for noisy, clean in map(crops.__getitem__, range(200))]
+    assert np.mean(levels) == pytest.approx(np.mean(sigma), abs=4 * max(np.ptp(sigma) / 12**0.5, 1) / 200**0.5)
+    assert min(levels) > sigma[0] * 0.85
+    assert max(levels) < sigma[1] * 1.15
+    assert (np.ptp(levels) > 30) == (sigma[0] != sigma[1])
+
+
+def test_grey_and_8bit_crops(pictures, tmp_path):
+    store = PictureStore(pictures, tmp_path / "store")
+    for noisy, clean in map(NoisyCrops(store, recipe(share_grey=1.0)).__getitem__, range(8)):
+        assert torch.equal(clean, clean[:1].expand(3, -1, -1))
+        torch.testing.assert_close(noisy, noisy[:1].expand(3, -1, -1))
+    for noisy, _ in map(NoisyCrops(store, recipe(share_8bit=1.0)).__getitem__, range(8)):
+        assert 0 <= noisy.min() <= noisy.max() <= 1
+        torch.testing.assert_close(noisy * 255, (noisy * 255).round(), rtol=0, atol=1e-4)
