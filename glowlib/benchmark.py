@@ -2,17 +2,22 @@
 
 import csv
 import hashlib
+import json
 import time
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
+from importlib.resources import files
+from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
-from skimage.restoration import denoise_wavelet
+from scipy.stats import bootstrap
 from tqdm.auto import tqdm
 
 from .checkpoints import list_models, load_pretrained, shipped_folder
+from .classical import METHODS, restore, strengths
 from .datasets import load_dataset
 from .errors import KitError
 from .inference import denoise
@@ -24,17 +29,7 @@ SCORES = ["psnr", "ssim_grey", "ssim_rgb"]
 COLUMNS = [*KEYS, *SCORES, "seconds", "fingerprint"]
 
 
-def noisy_input(noisy, sigma):
-    """The noisy picture itself, scored as a method like any other."""
-    return noisy
-
-
-def wavelet(noisy, sigma):
-    """BayesShrink wavelet thresholding (Chang et al. 2000) by scikit-image, told the noise level."""
-    return denoise_wavelet(noisy, sigma=sigma / 255, channel_axis=-1, convert2ycbcr=True, rescale_sigma=True)
-
-
-CLASSICAL = {"noisy": noisy_input, "wavelet": wavelet}
+CLASSICAL = ("noisy", *METHODS)  # "noisy" is the noisy picture itself, scored as a method like any other
 
 
 @cache
@@ -43,6 +38,7 @@ def code_fingerprint():
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
+    digest.update(json.dumps(strengths()).encode())
     for library in ("torch", "numpy", "scikit-image", "PyWavelets"):
         digest.update(version(library).encode())
     return digest.hexdigest()
@@ -62,8 +58,10 @@ def fingerprint(name):
 
 def open_method(name, device):
     """A function (noisy picture, σ) -> restored picture, by the name of a classical method, a model or a file."""
-    if name in CLASSICAL:
-        return CLASSICAL[name]
+    if name == "noisy":
+        return lambda noisy, sigma: noisy
+    if name in METHODS:
+        return partial(restore, name)
     if name not in list_models().shipped and not Path(name).exists():
         raise KitError(f"unknown method {name!r}; known are: {', '.join([*CLASSICAL, *list_models().shipped])}")
     model = load_pretrained(name).to(device)
@@ -83,10 +81,11 @@ def read_rows(path):
 def run_benchmark(datasets, methods, sigmas, path, *, conventions=("float",), seeds=(0,), device="cpu", progress=True):
     """Score every method on every picture; return the tidy table, a pandas.DataFrame with COLUMNS.
 
-    datasets: names for `load_dataset`, or {name: [(file name, picture)]}. methods: "noisy", "wavelet", shipped
-    models, weights files. sigmas: 0 to 255 scale. path: the table's CSV file, written row by row; rows
-    already there from the same code and weights are kept, so that an interrupted run continues. conventions: "float",
-    "8bit". PSNR in dB, SSIM under both conventions (see `glowlib.metrics`), seconds of wall time.
+    datasets: names for `load_dataset`, or {name: [(file name, picture)]}. methods: "noisy", classical ones (see
+    `glowlib.classical`), shipped models, weights files. sigmas: 0 to 255 scale. path: the table's CSV file, written
+    row by row; rows already there from the same code and weights are kept, so that an interrupted run
+    continues. conventions: "float", "8bit". PSNR in dB, SSIM under both conventions (see `glowlib.metrics`), seconds
+    of wall time.
     Raises ValueError for unknown methods before anything is computed.
     """
     torch.backends.cudnn.allow_tf32 = False  # scores do not depend on the processor
@@ -140,6 +139,36 @@ def run_benchmark(datasets, methods, sigmas, path, *, conventions=("float",), se
 def summarise(table):
     """Means over pictures and seeds: a row for each (dataset, convention, σ, method), methods in their order."""
     return table.groupby(["dataset", "convention", "sigma", "method"], sort=False)[SCORES].mean().reset_index()
+
+
+def paired_differences(table, methods, score="psnr", resamples=10_000):
+    """Mean difference of each pair of methods over the pictures, with a bootstrap 95% interval (percentile).
+
+    The same pictures with the same noise were restored by both, so that the pictures' own difficulty cancels.
+    Returns a row for each (dataset, convention, σ, pair): methods "a" and "b", mean of a - b, its interval's
+    ends "low" and "high", and the number of pictures; seeds are averaged first.
+    """
+    rows = []
+    groups = table[table["method"].isin(methods)].groupby(["dataset", "convention", "sigma"], sort=False)
+    for key, part in groups:
+        wide = part.pivot_table(score, "image", "method")
+        for a, b in combinations(methods, 2):
+            difference = (wide[a] - wide[b]).dropna().to_numpy()
+            settings = {"n_resamples": resamples, "method": "percentile", "rng": np.random.default_rng(0)}
+            low, high = bootstrap((difference,), np.mean, **settings).confidence_interval
+            rows.append((*key, a, b, difference.mean(), low, high, len(difference)))
+    columns = ["dataset", "convention", "sigma", "a", "b", "difference", "low", "high", "pictures"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def published(datasets):
+    """What others report on these sets: a table with each number's noise convention and source, never to be mixed
+    with measured rows. The paper's own tables for SUNet, GLOWNet and S-GLOWNet are pictures only: unknown here.
+    """
+    with files("glowlib").joinpath("published_results.csv").open() as file:
+        table = pd.read_csv(file)
+    table = table[table["dataset"].isin(datasets)].rename(columns={"noise": "convention", "psnr_db": "psnr"})
+    return table.reset_index(drop=True)
 
 
 def paper_layout(summary, convention):

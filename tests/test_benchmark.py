@@ -5,11 +5,21 @@ import pandas as pd
 import pytest
 from skimage import data
 
-from glowlib import KitError, add_noise, psnr, ssim
-from glowlib.benchmark import KEYS, SCORES, paper_layout, run_benchmark, summarise, write_tables
+from glowlib import KitError, add_noise, classical, psnr, ssim
+from glowlib.benchmark import (
+    KEYS,
+    SCORES,
+    paired_differences,
+    paper_layout,
+    published,
+    run_benchmark,
+    summarise,
+    write_tables,
+)
 
 PICTURES = {"tiny": [("a.png", data.astronaut()[:48, :64]), ("b.png", data.chelsea()[:40, :40])]}
 METHODS = ["noisy", "wavelet"]
+METHODS_TUNED = list(classical.METHODS)
 
 
 def run(path, **changes):
@@ -73,6 +83,37 @@ def test_an_unknown_method_is_named_before_anything_is_computed(tmp_path):
     with pytest.raises(KitError, match="unknown method 'bm3d'.*noisy"):
         run(tmp_path / "scores.csv", methods=["noisy", "bm3d"])
     assert not (tmp_path / "scores.csv").exists()
+
+
+def test_paired_differences_and_their_intervals():
+    rng = np.random.default_rng(0)
+    base, gain = rng.normal(28, 3, 40), rng.normal(1, 0.2, 40)
+    rows = [("a", "set", f"{i}", 50, "float", 0, b + g) for i, (b, g) in enumerate(zip(base, gain, strict=True))]
+    rows += [("b", "set", f"{i}", 50, "float", 0, b) for i, b in enumerate(base)]
+    row = paired_differences(pd.DataFrame(rows, columns=[*KEYS, "psnr"]), ["a", "b"]).iloc[0]
+    assert row["pictures"] == 40
+    assert row["difference"] == pytest.approx(gain.mean())
+    half = 1.96 * gain.std() / np.sqrt(40)  # the normal interval, which the bootstrap comes close to
+    np.testing.assert_allclose([row["low"], row["high"]], [gain.mean() - half, gain.mean() + half], atol=0.2 * half)
+
+
+def test_published_numbers_name_their_source():
+    table = published(["Kodak24"])
+    assert set(table["dataset"]) == {"Kodak24"}
+    assert set(table["convention"]) == {"float", "8bit"}
+    assert table["source"].str.len().min() > 10
+    assert len(published(["bundled"])) == 0
+
+
+@pytest.mark.parametrize("method", METHODS_TUNED)
+@pytest.mark.parametrize("sigma", [10, 50])
+def test_classical_methods_are_tuned(method, sigma):
+    clean = data.coffee()[100:228, 200:328]
+    noisy = add_noise(clean, sigma, seed=0, name="coffee.png")
+    scores = [psnr(clean, classical.METHODS[method][0](noisy, sigma / 255, s)) for s in (0.1, 3)]
+    tuned = psnr(clean, classical.restore(method, noisy, sigma))
+    assert tuned > max(scores)
+    assert tuned > psnr(clean, noisy) + 2
 
 
 def test_tables_in_the_papers_layout(table, tmp_path):

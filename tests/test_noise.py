@@ -94,7 +94,8 @@ def test_no_noise_keeps_8bit_values_exactly(kind):
     image = picture if kind == np.uint8 else (picture / kind(255)).astype(kind)
     noisy = add_noise(image, 0, seed=0, name="ramp.png", protocol="8bit")
     assert np.array_equal(np.rint(noisy * 255).astype(np.uint8), picture)
-    np.testing.assert_array_equal(add_noise(image, 0, seed=0, name="ramp.png"), image / 255 if kind == np.uint8 else image)
+    clean = picture / np.float32(255) if kind == np.uint8 else image
+    np.testing.assert_array_equal(add_noise(image, 0, seed=0, name="ramp.png"), clean)
 
 
 def test_truncation_by_hand():

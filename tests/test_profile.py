@@ -32,7 +32,8 @@ def test_small_is_among_them():
 
 
 def test_values_and_defaults(tmp_path):
-    text = "sigmas: [15, 25]\ntraining: {lr: 2.0e-4, sigma: [25, 25], betas: [0.9, 0.99]}\nmodels: {m: {network: sunet}}\n"
+    text = "sigmas: [15, 25]\nmodels: {m: {network: sunet}}\n"
+    text += "training: {lr: 2.0e-4, sigma: [25, 25], betas: [0.9, 0.99]}\n"
     profile = load_profile(written(tmp_path, text))
     assert profile.name == "mine"
     assert profile.sigmas == (15, 25)
