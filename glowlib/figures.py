@@ -18,8 +18,8 @@ def show(axis, image, title="", below=""):
     """One picture on an axis, clipped to what a screen shows; title above, numbers below."""
     axis.imshow(to_array(image).clip(0, 1), interpolation="nearest")
     axis.set(xticks=[], yticks=[])
-    axis.set_title(title, fontsize=9, pad=3)
-    axis.set_xlabel(below, fontsize=9, labelpad=3)
+    axis.set_title(title, fontsize=8, pad=3)
+    axis.set_xlabel(below, fontsize=8, labelpad=3)
 
 
 def busiest_crop(clean, side):
@@ -46,7 +46,8 @@ def visual_comparison(clean, noisy, restored, *, crop=None, side=96):
     shown = {"noisy": noisy, **restored}
     columns = len(shown) + 1
     ratio = clean.shape[1] / clean.shape[0]
-    figure = plt.figure(figsize=(7.2, 7.2 / (columns + 2 * ratio) * 2 + 0.75), layout="constrained")
+    figure = plt.figure(figsize=(7.2, 7.2 / (columns + 2 * ratio) * 2 + 0.55), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0)
     grid = figure.add_gridspec(2, columns + 1, width_ratios=[2 * ratio] + [1] * columns)
     whole = figure.add_subplot(grid[:, 0])
     show(whole, clean, "clean")
@@ -59,12 +60,12 @@ def visual_comparison(clean, noisy, restored, *, crop=None, side=96):
         error = np.abs(clean - image.clip(0, 1))[window].mean(2)
         errors = axis.imshow(error, cmap="viridis", vmin=0, vmax=0.15, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
-        axis.set_xlabel("|error|", fontsize=9, labelpad=3)
+        axis.set_xlabel("|error|", fontsize=8, labelpad=3)
     show(figure.add_subplot(grid[0, columns]), clean[window], "clean", "PSNR")
     axis = figure.add_subplot(grid[1, columns])
     axis.axis("off")
-    bar = figure.colorbar(errors, ax=axis, fraction=0.25, location="left", extend="max")
-    bar.ax.tick_params(labelsize=8)
+    bar = figure.colorbar(errors, cax=axis.inset_axes([0.0, 0.04, 0.12, 0.92]), extend="max")
+    bar.ax.tick_params(labelsize=7)
     return figure
 
 

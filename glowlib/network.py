@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import nn
@@ -64,7 +64,8 @@ class ModelConfig:
         grid = self.training_size // (self.patch_size * 2**i)
         window = min(self.window_size, grid)
         shift = window // 2 if grid > window else 0
-        rates = torch.linspace(0, self.drop_path_rate, sum(self.depths)).split(self.depths)[i].tolist()
+        first, blocks = sum(self.depths[:i]), sum(self.depths)
+        rates = np.linspace(0, self.drop_path_rate, blocks)[first : first + self.depths[i]].tolist()
         return self.embed_dim * 2**i, self.num_heads[i], window, shift, self.qk_scale, rates
 
     def swin_blocks(self, i):

@@ -238,6 +238,18 @@ def test_sunet_is_exact_beyond_the_reach_of_its_windows(build):
     assert error(tiled[..., 128:384], whole[..., 128:384]) > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("network", "limit"), [("sunet", 0.02), ("gcunet", 0.02), ("glownet", 0.02), ("sglownet", 0.06)]
+)
+def test_tiles_stay_near_the_whole(network, limit, build, photograph):
+    """Each tile pools a context of its own, so tiles are near the whole, not equal: twice the measured distance."""
+    model = build(network, qk_scale=None)
+    image = photograph.astype(np.float32) / 255
+    whole, tiled = (torch.from_numpy(denoise(model, image, tile=tile, overlap=64)) for tile in (128, 96))
+    distance = ((tiled - whole).norm() / (whole - whole.mean()).norm()).item()
+    assert limit / 8 < distance < limit
+
+
 # --- kinds of image
 
 
@@ -252,7 +264,7 @@ def arrays():
             yield pytest.param(image, top, id=f"{image.dtype}-{channels}")
 
 
-@pytest.mark.parametrize(("image", "top"), arrays())
+@pytest.mark.parametrize(("image", "top"), list(arrays()))
 @pytest.mark.parametrize("tile", [None, 24])
 def test_arrays_return_as_they_came(image, top, tile):
     before = image.copy()

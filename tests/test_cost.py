@@ -1,0 +1,56 @@
+"""Costs are counted right: against counts that can be made by hand, and against the published networks'."""
+
+import sys
+
+import pytest
+import torch
+
+from glowlib import create_model, load_pretrained
+from glowlib.checkpoints import parameter_count
+from glowlib.cost import cost, flops, peak_memory
+
+
+def test_operations_of_gcunet_at_nano_size_by_hand():
+    """The convolutions and poolings of one stage a level; a multiply-add counts as two."""
+    c, side = 16, 32
+    model = create_model("gcunet", embed_dim=c, patch_size=2, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
+    per_channel = {"stem": 9 * 3 * c + 9 * c * c}
+    half = side // 2
+    total = 2 * half**2 * per_channel["stem"]
+    hidden = int(c * model.config.context_ratio)
+    for i in range(4):
+        d, n, h = c * 2**i, (half // 2**i) ** 2, hidden * 2**i
+        total += 2 * (2 * 2 * d * h)  # two context blocks, encoder and decoder: pooled by mean, two 1×1 convolutions
+        if i < 3:
+            total += 2 * (n // 4) * 9 * d * 2 * d  # down-sample
+            total += 2 * n * 2 * d * d  # the skip's projection
+        if i:
+            small = d // 2
+            sharp = n * d * 2 * d + 4 * n * (small * small + small * small)
+            smooth = n * (d * d + d * small + small * small)
+            total += 2 * (sharp + smooth)
+    sharp = half**2 * c * 4 * c + side**2 * 2 * c * c
+    smooth = half**2 * 3 * c * c
+    total += 2 * (sharp + smooth) + 2 * side**2 * 9 * c * 3
+    assert flops(model, side) == total
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("sunet", 64.4), ("gcunet", 10.5), ("glownet", 193.2), ("sglownet", 99.1)]
+)
+def test_no_more_operations_than_the_original(name, published):
+    with torch.device("meta"):
+        model = create_model(name)
+    assert 0.3 * published < flops(model) / 1e9 <= 1.005 * published
+
+
+def test_cost_of_a_shipped_model():
+    found = cost("sglownet-small")
+    assert found["parameters"] == parameter_count(load_pretrained("sglownet-small"))
+    assert 1 < found["gflops"] < 100
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
+def test_memory_grows_with_the_picture():
+    small, large = (peak_memory("sglownet-small", side, side) for side in (256, 512))
+    assert 0 < small < large < 4e9
