@@ -74,6 +74,6 @@ def batch(photograph):
     picture = torch.from_numpy(photograph).permute(2, 0, 1).float() / 255
 
     def batch(height, width, number=1):
-        return torch.stack([picture[:, 3 * n : 3 * n + height, 5 * n : 5 * n + width] for n in range(number)])
+        return torch.stack([picture.roll((-3 * n, -5 * n), (1, 2))[:, :height, :width] for n in range(number)])
 
     return batch
