@@ -10,6 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import KitError
 
+# Pictures that announce an absurd size.
+BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 
 
@@ -94,7 +96,7 @@ def read_picture(path):
                 if opened.mode not in ("L", "RGB", "LA", "RGBA", "I;16", "I;16B"):
                     opened = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
                 picture = np.asarray(ImageOps.exif_transpose(opened))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombWarning) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, *BOMBS) as error:
         raise KitError(f"cannot read {path} as a picture: {error}") from error
     if picture.dtype == np.uint8 and picture.ndim == 3 and Path(path).suffix.lower() in (".png", ".tif", ".tiff"):
         # Pillow keeps 8 of 16 bits in colour; OpenCV keeps all.

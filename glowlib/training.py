@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as pack
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -98,7 +98,6 @@ def write_beside(path, write):
     """Let `write` make a file beside `path`, flush it to disk and rename it: `path` is never half-written."""
     beside = path.with_name(path.name + ".part")
     try:
-        beside.touch()  # with the user's own permissions, which some writers narrow
         write(beside)
         with beside.open("rb") as file:
             os.fsync(file.fileno())
