@@ -5,6 +5,7 @@ resumed run sees what the uninterrupted one would have seen.
 """
 
 import json
+import zlib
 
 import numpy as np
 import torch
@@ -19,16 +20,18 @@ class PictureStore:
     def __init__(self, pictures, folder):
         """pictures: [(name, uint8 array H×W×3)]; folder: where the store lies, or will lie."""
         folder.mkdir(parents=True, exist_ok=True)
-        index = [[name, *picture.shape[:2]] for name, picture in pictures]
+        index = [[name, *p.shape[:2], zlib.crc32(np.ascontiguousarray(p))] for name, p in pictures]
         self.data, listing = folder / "pictures.bin", folder / "pictures.json"
-        if not listing.exists() or json.loads(listing.read_text()) != index:
+        text = json.dumps(index)
+        # The listing is written last: a store whose listing is another, or torn, is made anew.
+        if not (self.data.exists() and listing.exists() and listing.read_text() == text):
             beside = self.data.with_suffix(".part")
             with beside.open("wb") as file:
                 for _, picture in pictures:
                     file.write(np.ascontiguousarray(picture).tobytes())
             beside.replace(self.data)
-            listing.write_text(json.dumps(index))
-        self.shapes = [(h, w, 3) for _, h, w in index]
+            listing.write_text(text)
+        self.shapes = [(h, w, 3) for _, h, w, _ in index]
         self.starts = np.cumsum([0] + [h * w * 3 for h, w, _ in self.shapes])
 
     def __len__(self):

@@ -25,12 +25,17 @@ def to_tensor(image):
     Raises ValueError for anything else, and for values that are not finite.
     """
     if isinstance(image, Image.Image):
-        if image.mode not in ("L", "RGB", "LA", "RGBA", "I;16"):
+        if image.mode in ("I", "F"):
+            raise KitError(f"a PIL image of mode {image.mode} has no known range: give an array of floats in [0, 1]")
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray(np.asarray(image).astype(np.uint16))
+        elif image.mode not in ("L", "RGB", "LA", "RGBA"):
             image = image.convert("RGBA" if image.has_transparency_data else "L" if image.mode == "1" else "RGB")
         tensor, rebuild = to_tensor(np.asarray(image))
         return tensor, lambda restored: Image.fromarray(rebuild(restored))
     if isinstance(image, torch.Tensor):
-        if image.ndim not in (3, 4) or image.shape[-3] not in (1, 3) or not image.is_floating_point():
+        fits = image.ndim in (3, 4) and image.shape[-3] in (1, 3) and 0 not in image.shape
+        if not fits or not image.is_floating_point():
             raise KitError(
                 f"expected a float tensor (batch, 3 or 1, H, W), not {image.dtype} of shape {tuple(image.shape)}"
             )
@@ -79,7 +84,12 @@ def to_array(image):
     tensor, _ = to_tensor(image)
     if len(tensor) != 1:
         raise KitError(f"expected one image, not a batch of {len(tensor)}")
-    return tensor[0].permute(1, 2, 0).detach().cpu().double().numpy()
+    array = tensor[0].permute(1, 2, 0).detach().cpu().double().numpy()
+    deep = getattr(image, "dtype", None) == np.uint16 or getattr(image, "mode", "") == "I;16"
+    if deep or isinstance(image, Image.Image) or getattr(image, "dtype", None) == np.uint8:
+        top = 65535 if deep else 255
+        array = np.rint(array * top) / top  # exact again, where float32 had rounded
+    return array
 
 
 def read_picture(path):
@@ -96,7 +106,7 @@ def read_picture(path):
                 if opened.mode not in ("L", "RGB", "LA", "RGBA", "I;16", "I;16B"):
                     opened = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
                 picture = np.asarray(ImageOps.exif_transpose(opened))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, *BOMBS) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, cv2.error, *BOMBS) as error:
         raise KitError(f"cannot read {path} as a picture: {error}") from error
     if picture.dtype == np.uint8 and picture.ndim == 3 and Path(path).suffix.lower() in (".png", ".tif", ".tiff"):
         # Pillow keeps 8 of 16 bits in colour; OpenCV keeps all.

@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import PurePath
 
+import numpy as np
 import torch
 
 from .errors import KitError
@@ -51,5 +52,8 @@ def add_noise(image, sigma, *, seed, name, protocol="float"):
     if isinstance(image, torch.Tensor):
         noisy = noisy[:, : image.shape[-3]]
         return noisy if image.ndim == 4 else noisy[0]
-    grey = image.ndim == 2 if hasattr(image, "ndim") else image.mode in ("1", "L", "LA", "I;16")
+    if isinstance(image, np.ndarray):
+        grey = image.ndim == 2 or image.shape[2] < 3
+    else:  # one channel on its way into to_tensor
+        grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
     return noisy[0, 0].numpy() if grey else noisy[0].permute(1, 2, 0).numpy()

@@ -64,14 +64,21 @@ class Profile:
 
 
 def typed(cls, values, where):
-    """`cls(**values)`, refusing unknown keys by name."""
+    """`cls(**values)`, refusing unknown keys and values of another type, by name."""
     if not isinstance(values, dict):
         raise KitError(f"{where} should hold keys and values")
-    known = [f.name for f in fields(cls)]
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise KitError(f"{where}: unknown key {unknown[0]!r}; known are: {', '.join(known)}")
-    return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    types = {f.name: f.type for f in fields(cls)}
+    given = {}
+    for key, value in values.items():
+        if key not in types:
+            raise KitError(f"{where}: unknown key {key!r}; known are: {', '.join(types)}")
+        value = tuple(value) if isinstance(value, list) else value
+        fits = type(value) in ((int, float) if types[key] is float else (types[key],))
+        if not fits:
+            hint = " (YAML wants a point in it: 1.0e-3)" if types[key] is float and isinstance(value, str) else ""
+            raise KitError(f"{where}: {key} should be {types[key].__name__}, not {value!r}{hint}")
+        given[key] = value
+    return cls(**given)
 
 
 def list_profiles():
@@ -92,6 +99,12 @@ def load_profile(name_or_path):
         values = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise KitError(f"cannot read the profile {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(values or {}, dict):
+        raise KitError(f"{path.name} should hold keys and values")
     values = {"name": path.name.rsplit(".", 1)[0], **(values or {})}
     values["training"] = typed(TrainingConfig, values.get("training", {}), f"{path.name}, training")
-    return typed(Profile, values, path.name)
+    profile = typed(Profile, values, path.name)
+    for name, options in profile.models.items():
+        if not isinstance(options, dict) or "network" not in options:
+            raise KitError(f"{path.name}, model {name}: it needs a network and may have options of create_model")
+    return profile

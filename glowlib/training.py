@@ -43,7 +43,7 @@ def charbonnier(restored, clean):
 
 
 def make_optimizer(model, config):
-    """Adam or AdamW; biases, norms and position tables do not decay."""
+    """Adam or AdamW; only matrices and kernels decay: no biases, norms or position tables."""
     groups = [
         {"params": [p for n, p in model.named_parameters() if matrix(n, p)], "weight_decay": config.weight_decay},
         {"params": [p for n, p in model.named_parameters() if not matrix(n, p)], "weight_decay": 0.0},
@@ -53,7 +53,7 @@ def make_optimizer(model, config):
 
 
 def matrix(name, parameter):
-    return parameter.ndim > 1 and not name.endswith("relative_position_bias_table")
+    return parameter.ndim in (2, 4) and not name.endswith("relative_position_bias_table")
 
 
 def make_schedule(optimizer, config):
@@ -107,13 +107,16 @@ def write_beside(path, write):
         raise KitError(f"cannot write {path}: {error}; the state before it is kept") from error
 
 
+def rotate(folder):
+    """The finished new.pt becomes last.pt; the one before stays as previous.pt, in case the machine tears this one."""
+    if (folder / "last.pt").exists():
+        (folder / "last.pt").replace(folder / "previous.pt")
+    (folder / "new.pt").replace(folder / "last.pt")
+
+
 def save_checkpoint(folder, state):
-    """Write last.pt; the one before stays as previous.pt, in case a crash of the machine tears the new one."""
-    last = folder / "last.pt"
     write_beside(folder / "new.pt", lambda path: torch.save(state, path))
-    if last.exists():
-        last.replace(folder / "previous.pt")
-    (folder / "new.pt").replace(last)
+    rotate(folder)
 
 
 def load_checkpoint(folder):
@@ -121,9 +124,13 @@ def load_checkpoint(folder):
     found = [p for p in (folder / "new.pt", folder / "last.pt", folder / "previous.pt") if p.exists()]
     for path in found:
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a torn file raises whatever its bytes happen to spell
             print(f"{path} is unreadable ({type(error).__name__}); going on from the one before", flush=True)
+            continue
+        if path.name == "new.pt":  # the run was killed between writing and renaming
+            rotate(folder)
+        return state
     if found:
         raise KitError(f"no readable checkpoint is left in {folder}: move the folder away to start again")
     return None
@@ -144,9 +151,8 @@ def export(folder, network, description):
     weights = {n: t.half() if t.is_floating_point() else t for n, t in network.state_dict().items()}
     weights = {n: t.cpu().contiguous() for n, t in weights.items()}
     text = json.dumps(description, indent=1)
-    write_beside(
-        folder / "model.safetensors", lambda path: save_file(weights, path, {"glowlib": json.dumps(description)})
-    )
+    packed = pack(weights, {"glowlib": json.dumps(description)})
+    write_beside(folder / "model.safetensors", lambda path: path.write_bytes(packed))
     write_beside(folder / "config.json", lambda path: path.write_text(text + "\n"))
 
 
@@ -231,7 +237,14 @@ def train(profile, model, *, out=None, device=None, minutes=None, **changes):
         scaler.load_state_dict(state["scaler"])
     log = Log(folder / "log.csv", step)
 
+    if step == config.steps:  # killed after the last checkpoint, perhaps before its export
+        export(folder, ema.module, {**description, "step": step})
+
     def save():
+        if not all(p.isfinite().all() for p in net.parameters()):
+            raise KitError(
+                f"weights are not finite at step {step}: lower lr, or train in float32; {folder} keeps step {saved}"
+            )
         parts = {"model": net, "ema": ema.module, "optimizer": optimizer, "scaler": scaler}
         state = {key: part.state_dict() for key, part in parts.items()}
         save_checkpoint(folder, {"step": step, "description": description, **state})
@@ -265,7 +278,8 @@ def train(profile, model, *, out=None, device=None, minutes=None, **changes):
 
         done = step == config.steps
         late = minutes is not None and time.monotonic() - began > 60 * minutes
-        if step % LOG_EVERY == 0 or done or late:
+        periods = (LOG_EVERY, config.validate_every, config.checkpoint_every)
+        if done or late or any(step % period == 0 for period in periods):
             mean = float(loss_sum) / summed
             if not math.isfinite(mean):
                 raise KitError(

@@ -206,12 +206,12 @@ def test_global_residual_adds_the_input(network, build, batch):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_batch_is_independent(network, build, batch):
-    model = build(network)
+    model = build(network, qk_scale=None)
     x = batch(37, 53, 3)
     with torch.no_grad():
         together = model(x)
         alone = torch.cat([model(one[None]) for one in x])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    assert relative_error(together, alone) < 1e-5
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -227,11 +227,11 @@ def test_any_size_is_padded_then_cropped(network, height, width, build, batch):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_memory_layout_and_gradient_mode_do_not_matter(network, build, batch):
-    model = build(network)
+    model = build(network, qk_scale=None)
     x = batch(32, 48)
     with torch.inference_mode():
         base = model(x)
-    torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)).detach(), base, rtol=1e-5, atol=1e-5)
+    assert relative_error(model(x.to(memory_format=torch.channels_last)).detach(), base) < 1e-5
 
 
 def test_pad_reflects_or_repeats_the_edge():
@@ -321,7 +321,7 @@ def test_lists_and_single_words_are_taken():
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_fresh_weights(network, nano):
-    """Linear layers: zero bias, weights within two units of 0.02; context blocks start as the identity."""
+    """Linear layers: zero bias, weights of spread 0.02; context blocks start as the identity."""
     torch.manual_seed(3)
     model = create_model(network, **nano, context_fusion=("add",))
     assert model.training
@@ -331,7 +331,8 @@ def test_fresh_weights(network, nano):
         assert layer.bias is None or not layer.bias.any()
         assert layer.weight.abs().max() <= 2.0
         if layer.weight.numel() > 2000:
-            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+            # The median: timm cuts at ±2, and one draw in 2^24 lands there.
+            assert layer.weight.abs().median().item() == pytest.approx(0.6745 * 0.02, rel=0.1)
     last = [p for name, p in model.named_parameters() if "channel_add_conv.3" in name]
     assert (len(last) > 0) == (network != "sunet")
     assert not any(p.any() for p in last)
