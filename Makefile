@@ -16,7 +16,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab train notebooks lint clean
+.PHONY: help setup reproduce verify test lab train notebooks lint clean
 
 help:  ## this list
 	@echo "Usage: make TARGET [NAME=value]"
@@ -26,6 +26,9 @@ setup: $(STAMP)  ## make the environment .venv, once [PYTHON=python3]; the other
 
 reproduce: setup  ## every table and figure, with a verdict [PROFILE=quick]
 	$(RUN) -m glowlib.reproduction --profile $(or $(PROFILE),quick)
+
+verify: setup  ## judge the run that is there once more, compute nothing [PROFILE=quick]
+	$(RUN) -m glowlib.reproduction --verify --profile $(or $(PROFILE),quick)
 
 test: setup  ## the tests, and the notebooks against their committed outputs
 	$(RUN) -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks

@@ -90,6 +90,41 @@ def psnr_against_sigma(summary, convention="float"):
     return figure
 
 
+def scatter_of_pair(table, a, b, sigma, convention="float"):
+    """Each picture's PSNR by method b against that by method a; the diagonal is a draw. table: from `run_benchmark`."""
+    part = table[(table["sigma"] == sigma) & (table["convention"] == convention)]
+    figure, axis = plt.subplots(figsize=(3.4, 3.2), layout="constrained")
+    for i, (dataset, rows) in enumerate(part.groupby("dataset", sort=False)):
+        wide = rows.pivot_table("psnr", "image", "method")
+        above = int((wide[b] > wide[a]).sum())
+        label = f"{dataset}: {b} higher on {above} of {len(wide)}"
+        axis.scatter(wide[a], wide[b], s=14, color=COLOURS[i], marker=MARKERS[i], label=label, alpha=0.8)
+    ends = [min(*axis.get_xlim(), *axis.get_ylim()), max(*axis.get_xlim(), *axis.get_ylim())]
+    axis.plot(ends, ends, color="grey", linewidth=0.8, zorder=0)
+    axis.set(xlim=ends, ylim=ends, aspect="equal")
+    axis.set_xlabel(f"{a}, PSNR (dB)", fontsize=9)
+    axis.set_ylabel(f"{b}, PSNR (dB)", fontsize=9)
+    axis.set_title(f"σ = {sigma:g}, {convention} noise", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.legend(fontsize=7, frameon=False, loc="upper left")
+    return figure
+
+
+def quality_against_cost(costs, label):
+    """Each method's PSNR against what it costs, on a logarithmic axis. costs: {method: (cost, PSNR in dB)}."""
+    figure, axis = plt.subplots(figsize=(3.6, 2.8), layout="constrained")
+    for i, (method, (cost, quality)) in enumerate(costs.items()):
+        axis.scatter(cost, quality, color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)])
+        axis.annotate(method, (cost, quality), (4, 4), textcoords="offset points", fontsize=8)
+    axis.set_xscale("log")
+    axis.margins(0.25)
+    axis.set_xlabel(label, fontsize=9)
+    axis.set_ylabel("PSNR (dB)", fontsize=9)
+    axis.tick_params(labelsize=8, which="both")
+    axis.grid(alpha=0.3)
+    return figure
+
+
 def save(figure, path):
     """Write path.png (150 dots per inch) and path.pdf, without dates, so that equal figures are equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,14 @@ import pytest
 from skimage import data
 
 from glowlib import add_noise, psnr
-from glowlib.figures import busiest_crop, psnr_against_sigma, save, visual_comparison
+from glowlib.figures import (
+    busiest_crop,
+    psnr_against_sigma,
+    quality_against_cost,
+    save,
+    scatter_of_pair,
+    visual_comparison,
+)
 
 CLEAN = data.astronaut()[:120, :160]
 NOISY = add_noise(CLEAN, 50, seed=0, name="a.png")
@@ -50,6 +57,22 @@ def test_curves_hold_the_summarys_numbers():
     axis = psnr_against_sigma(summary).axes[0]
     assert [line.get_label() for line in axis.lines] == ["noisy", "net"]
     np.testing.assert_allclose(axis.lines[1].get_ydata(), [33, 20])
+
+
+def test_scatter_counts_who_is_higher():
+    scores = {"a": (30, 31, 32), "b": (31, 30, 33)}
+    rows = [("set", f"{i}", 50, "float", m, v) for m, values in scores.items() for i, v in enumerate(values)]
+    table = pd.DataFrame(rows, columns=["dataset", "image", "sigma", "convention", "method", "psnr"])
+    axis = scatter_of_pair(table, "a", "b", 50).axes[0]
+    np.testing.assert_allclose(axis.collections[0].get_offsets(), list(zip(*scores.values(), strict=True)))
+    assert axis.get_legend().get_texts()[0].get_text() == "set: b higher on 2 of 3"
+
+
+def test_cost_figure_places_each_method():
+    axis = quality_against_cost({"fast": (0.1, 28), "slow": (10, 29)}, "seconds a megapixel").axes[0]
+    assert axis.get_xscale() == "log"
+    np.testing.assert_allclose([c.get_offsets()[0] for c in axis.collections], [(0.1, 28), (10, 29)])
+    assert [text.get_text() for text in axis.texts] == ["fast", "slow"]
 
 
 def test_saving_twice_gives_equal_files_with_text(tmp_path):
