@@ -40,7 +40,8 @@ train: setup  ## train a model, or go on with an unfinished training [MODEL=sglo
 	$(RUN) -m glowlib.training --profile $(or $(PROFILE),small) --model $(or $(MODEL),sglownet)
 
 notebooks: setup  ## run the committed notebooks again, in place
-	$(RUN) -m nbconvert --to notebook --execute --inplace --log-level WARN notebooks/*.ipynb
+	$(RUN) -m nbconvert --to notebook --execute --inplace --log-level WARN \
+	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.coalesce_streams=True notebooks/*.ipynb
 
 lint: setup  ## check style and format
 	$(RUN) -m ruff check .
@@ -67,4 +68,6 @@ $(STAMP):
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@# Kernels talk inside this machine: their warning about TCP without encryption would only worry the reader.
+	@mkdir -p $(VENV)/etc/ipython && echo 'c.IPKernelApp.log_level = 40' > $(VENV)/etc/ipython/ipython_kernel_config.py
 	@touch $@

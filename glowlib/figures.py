@@ -9,9 +9,17 @@ from .images import to_array
 from .metrics import psnr
 
 # Okabe and Ito's palette, told apart with any colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vP*"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
+MARKERS = "osD^vP*X"
+# A method looks the same in every figure.
+ORDER = ("sglownet-small", "sunet-small", "glownet-small", "gcunet-small", "tv", "nlm", "wavelet", "noisy")
 mpl.rcParams["pdf.fonttype"] = 42  # text stays text
+
+
+def style(method):
+    """Colour and marker of a method; those without a place of their own share the last."""
+    i = ORDER.index(method) if method in ORDER else -1
+    return {"color": COLOURS[i], "marker": MARKERS[i]}
 
 
 def show(axis, image, title="", below=""):
@@ -77,9 +85,8 @@ def psnr_against_sigma(summary, convention="float"):
         1, len(datasets), figsize=(3.6 * len(datasets), 2.8), layout="constrained", sharey=True, squeeze=False
     )
     for axis, dataset in zip(axes[0], datasets, strict=True):
-        for i, (method, rows) in enumerate(part[part["dataset"] == dataset].groupby("method", sort=False)):
-            style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 5}
-            axis.plot(rows["sigma"], rows["psnr"], label=method, **style)
+        for method, rows in part[part["dataset"] == dataset].groupby("method", sort=False):
+            axis.plot(rows["sigma"], rows["psnr"], label=method, markersize=5, **style(method))
         axis.set_title(f"{dataset}, {convention} noise", fontsize=9)
         axis.set_xlabel("noise level σ (0–255 scale)", fontsize=9)
         axis.set_xticks(sorted(part["sigma"].unique()))
@@ -106,18 +113,18 @@ def scatter_of_pair(table, a, b, sigma, convention="float"):
     axis.set_ylabel(f"{b}, PSNR (dB)", fontsize=9)
     axis.set_title(f"σ = {sigma:g}, {convention} noise", fontsize=9)
     axis.tick_params(labelsize=8)
-    axis.legend(fontsize=7, frameon=False, loc="upper left")
+    axis.legend(fontsize=7, frameon=False, loc="lower right")
     return figure
 
 
 def quality_against_cost(costs, label):
     """Each method's PSNR against what it costs, on a logarithmic axis. costs: {method: (cost, PSNR in dB)}."""
     figure, axis = plt.subplots(figsize=(3.6, 2.8), layout="constrained")
-    for i, (method, (cost, quality)) in enumerate(costs.items()):
-        axis.scatter(cost, quality, color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)])
-        axis.annotate(method, (cost, quality), (4, 4), textcoords="offset points", fontsize=8)
+    for method, (cost, quality) in costs.items():
+        axis.scatter(cost, quality, label=method, **style(method))
     axis.set_xscale("log")
-    axis.margins(0.25)
+    axis.margins(0.15)
+    axis.legend(fontsize=8, frameon=False, loc="lower right")
     axis.set_xlabel(label, fontsize=9)
     axis.set_ylabel("PSNR (dB)", fontsize=9)
     axis.tick_params(labelsize=8, which="both")

@@ -72,7 +72,7 @@ def test_cost_figure_places_each_method():
     axis = quality_against_cost({"fast": (0.1, 28), "slow": (10, 29)}, "seconds a megapixel").axes[0]
     assert axis.get_xscale() == "log"
     np.testing.assert_allclose([c.get_offsets()[0] for c in axis.collections], [(0.1, 28), (10, 29)])
-    assert [text.get_text() for text in axis.texts] == ["fast", "slow"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["fast", "slow"]
 
 
 def test_saving_twice_gives_equal_files_with_text(tmp_path):
