@@ -17,7 +17,6 @@ from .models import NETWORKS, OPTIONS, PUBLISHED, create_model, known
 
 WRAPPERS = re.compile(r"^((module|swin_unet|gc_net|_orig_mod)\.)+")
 NEVER_USED = ("prelu.", "gc_norm_up.", "gc_upsample_blocks.")  # the original keeps them and never calls them
-DERIVED = ("relative_position_index", "attn_mask")
 DRIVE_ID = "19YrFIHw0todZ5O7c1H0XUOIFkF6V8WU1"  # the paper's own S-GLOWNet weights
 
 
