@@ -1,5 +1,6 @@
 """Scores: methods × pictures × noise levels × conventions -> one tidy table, a row a picture; and its summary."""
 
+import argparse
 import csv
 import hashlib
 import json
@@ -19,10 +20,12 @@ from tqdm.auto import tqdm
 from .checkpoints import list_models, load_pretrained, shipped_folder
 from .classical import METHODS, restore, strengths
 from .datasets import load_dataset
-from .errors import KitError
+from .device import choose_device
+from .errors import KitError, exit_clearly
 from .inference import denoise
 from .metrics import psnr, ssim
 from .noise import add_noise
+from .profile import list_profiles, load_profile
 
 KEYS = ["method", "dataset", "image", "sigma", "convention", "seed"]
 SCORES = ["psnr", "ssim_grey", "ssim_rgb"]
@@ -208,3 +211,27 @@ def write_tables(summary, folder):
             multicol_align="c",
         )
         (folder / f"table_{convention}.tex").write_text(latex)
+
+
+@exit_clearly
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m glowlib.benchmark", description=__doc__)
+    parser.add_argument("--profile", default="quick", help=f"one of {', '.join(list_profiles())}")
+    parser.add_argument("--pictures", type=int, help="as many of each dataset, spread evenly (default: all)")
+    parser.add_argument("--output", type=Path, required=True, help="CSV file; rows already there are kept")
+    parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    args = parser.parse_args(argv)
+    if args.pictures is not None and args.pictures < 1:
+        raise KitError(f"--pictures is a number from 1 up, not {args.pictures}")
+    config = load_profile(args.profile)
+    datasets = {name: load_dataset(name) for name in config.datasets}
+    for name, pictures in datasets.items():
+        count = min(args.pictures or len(pictures), len(pictures))
+        datasets[name] = [pictures[i * len(pictures) // count] for i in range(count)]
+    settings = {"conventions": config.conventions, "seeds": config.seeds, "device": choose_device(args.device)}
+    table = run_benchmark(datasets, config.methods, config.sigmas, args.output, **settings)
+    print(summarise(table).to_string(index=False, float_format="%.4f"))
+
+
+if __name__ == "__main__":
+    main()

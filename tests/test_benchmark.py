@@ -9,6 +9,7 @@ from glowlib import KitError, add_noise, classical, psnr, ssim
 from glowlib.benchmark import (
     KEYS,
     SCORES,
+    main,
     paired_differences,
     paper_layout,
     published,
@@ -128,3 +129,11 @@ def test_tables_in_the_papers_layout(table, tmp_path):
     latex = (tmp_path / "table_float.tex").read_text()
     assert r"\toprule" in latex
     assert f"{mean:.2f}" in latex
+
+
+def test_the_command_scores_a_sample_of_a_profile(tmp_path, capsys):
+    profile = tmp_path / "tiny.yaml"
+    profile.write_text("datasets: [bundled]\nsigmas: [50]\nmethods: [noisy]\n")
+    main(["--profile", str(profile), "--pictures", "2", "--output", str(tmp_path / "scores.csv")])
+    assert list(pd.read_csv(tmp_path / "scores.csv")["image"]) == ["astronaut.png", "coffee.png"]
+    assert "noisy" in capsys.readouterr().out

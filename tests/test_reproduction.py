@@ -106,6 +106,25 @@ def test_notebooks_run_with_the_runs_parameters_and_sources_stay(tmp_path, monke
         run_notebooks(replace(PROFILE, notebooks=("one",)), tmp_path / "run")
 
 
+def test_a_run_becomes_the_reference_with_its_spread(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(
+        "datasets: [bundled]\nsigmas: [50]\nmethods: [noisy, wavelet]\nnotebooks: [05_benchmark]\n"
+    )
+    tables = Path("results/runs/tiny/tables")
+    run_benchmark(["bundled"], ["noisy", "wavelet"], [50], tables / "scores.csv", progress=False)
+    tamper(tables / "scores.csv", "psnr", 1e-3)  # a difference that the spread has to show
+    write_tables(summarise(pd.read_csv(tables / "scores.csv")), tables)
+    Path("results/runs/tiny/figures").mkdir()
+    with pytest.raises(SystemExit) as stop:
+        main(["--profile", "tiny.yaml", "--write-reference"])
+    assert stop.value.code == 0
+    measured = json.loads(Path("results/reference/tiny/tolerances.json").read_text())
+    assert measured["spread"]["psnr"] == pytest.approx(1e-3, abs=1e-4)
+    assert measured["spread"]["ssim_rgb"] < 1e-4
+    assert Path("results/reference/tiny/tables/scores.csv").read_bytes() == (tables / "scores.csv").read_bytes()
+
+
 def test_the_command_speaks_clearly(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, said in ((["--profile", "quik"], "unknown profile"), (["--verify"], "make reproduce")):
