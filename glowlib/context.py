@@ -6,16 +6,36 @@ GCNet, https://arxiv.org/abs/1904.11492. Feature maps are (batch, channels, heig
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
+from torch import distributed, nn
+
+from .parallel import total
 
 
 class MapNorm(nn.BatchNorm2d):
-    """BatchNorm that falls back on its running statistics where a batch has one value a channel."""
+    """BatchNorm over the batches of all processes (PyTorch's SyncBatchNorm runs on GPUs alone).
+
+    It falls back on its running statistics where there is one value a channel.
+    """
 
     def forward(self, x):
+        if self.training and distributed.is_initialized():
+            return self.over_all_processes(x)
         if self.training and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
+
+    def over_all_processes(self, x):
+        values = x.double()
+        sums = total(torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))]))
+        count = total(sums.new_tensor(x.numel() // x.shape[1])).item()
+        mean, var = sums[0] / count, sums[1] / count - (sums[0] / count) ** 2
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_((var * count / max(1, count - 1)).to(self.running_var), self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt().to(self.weight)
+        offset = self.bias - mean.to(self.bias) * scale
+        return torch.addcmul(offset[:, None, None], x, scale[:, None, None]).to(x.dtype)
 
 
 class GlobalContextBlock(nn.Module):

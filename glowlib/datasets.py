@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import skimage
 import skimage.data
 
 from .errors import KitError
@@ -93,8 +94,14 @@ def load_dataset(name):
     Urban100 (bring your own, checked by count); or any other folder of pictures in `data_folder()`.
     Raises KitError, one line, for a wrong copy, an unreadable picture, or a set that is neither here nor to be had.
     """
+    return list(iterate_dataset(name))
+
+
+def iterate_dataset(name):
+    """As `load_dataset`, one picture after the other, for sets that are larger than the memory."""
     if name == "bundled":
-        return [(f"{n}.png", bundled(n)) for n in sorted(BUNDLED)]
+        yield from ((f"{n}.png", bundled(n)) for n in sorted(BUNDLED))
+        return
     found = find_files(name)
     expected = len(manifest(name)) if name in KNOWN else COUNTS.get(name)
     if len(found) != expected and (name in KNOWN or name == "DIV2K"):
@@ -107,13 +114,18 @@ def load_dataset(name):
             f"{data_folder() / name} holds {len(found)} of {expected or 'the'} pictures of {name}: put them "
             f"there, or set {DATA_VARIABLE} to the folder that holds {name}"
         )
-    pictures = []
     for file, path in found.items():
         picture = read_picture(path)
         if name in KNOWN:
             check_picture(name, file, path, picture)
-        pictures.append((file, picture))
-    return pictures
+        yield file, picture
+
+
+def stamp(name):
+    """What changes when the files of a set do, without decoding them: [[canonical file name, bytes, mtime]]."""
+    if name == "bundled":
+        return [[f"{n}.png", skimage.__version__] for n in sorted(BUNDLED)]
+    return [[file, path.stat().st_size, path.stat().st_mtime_ns] for file, path in find_files(name).items()]
 
 
 def fingerprints(name):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .datasets import load_dataset
+from .datasets import iterate_dataset
 from .errors import KitError, exit_clearly
 from .images import write_png
 from .noise import to_8bit_by_truncation
@@ -41,13 +41,13 @@ def pair(picture, name, number, *, side=255, sigma=None, seed=0):
 def prepare(dataset, folder, *, crops=20, side=255, sigma=None, seed=0):
     """Write pairs folder/clean/*.png and folder/noisy/*.png, and manifest.csv, which is returned as a list of rows.
 
-    dataset: a name for `load_dataset`. crops: of each picture. Call again after an interruption: files that are
-    there are not written again. The manifest comes last, so a folder with one is complete.
+    dataset: a name for `glowlib.datasets.load_dataset`. crops: of each picture. Call again after an interruption:
+    files that are there are not written again. The manifest comes last, so a folder with one is complete.
     """
     for part in ("clean", "noisy"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     rows = []
-    for name, picture in tqdm(load_dataset(dataset), unit="picture"):
+    for name, picture in tqdm(iterate_dataset(dataset), unit="picture"):
         for number in range(crops):
             file = f"{Path(name).stem}_{number:02d}.png"
             clean, noisy, top, left, level = pair(picture, name, number, side=side, sigma=sigma, seed=seed)

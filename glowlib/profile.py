@@ -15,6 +15,7 @@ class TrainingConfig:
 
     data: str = "BSD400"  # training set; its last `hold_out` pictures are for validation, never trained on
     hold_out: int = 20
+    pairs: str = ""  # folder of pairs made by glowlib.patches, in the data folder; empty: fresh crops and noise
     steps: int = 10_000
     batch_size: int = 16
     crop: int = 64  # side of a training crop, pixels
@@ -26,14 +27,15 @@ class TrainingConfig:
     lr: float = 1e-3
     min_lr: float = 1e-6  # where the cosine ends
     warmup: int = 200  # steps of linear warm-up
+    epoch: int = 1  # steps for which the rate stays the same
     weight_decay: float = 0.0
     betas: tuple = (0.9, 0.999)
     clip: float = 1.0  # gradient norm; 0 switches clipping off
-    ema: float = 0.999  # decay of the averaged weights that are kept; timm's warm-up of the decay applies
+    ema: float = 0.999  # decay of the averaged weights that are kept; timm's warm-up of it applies; 0: no averaging
     precision: str = "auto"  # "auto" (by device), "float32", "bfloat16" or "float16"
     validate_every: int = 500
     checkpoint_every: int = 250
-    workers: int = 0  # processes that prepare batches
+    workers: int = -1  # processes that prepare batches; -1: by the machine
     seed: int = 0
 
     def __post_init__(self):
@@ -60,7 +62,8 @@ class Profile:
     methods: tuple = ()  # shipped models and classical methods, by name
     notebooks: tuple = ()  # what `make reproduce` runs
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    models: dict = field(default_factory=dict)  # name of a model to train -> {"network": …, options}
+    fine_tuning: dict = field(default_factory=dict)  # what is other when a trained model is trained further
+    models: dict = field(default_factory=dict)  # name of a model to train -> {"network": …, "training": {…}, options}
 
 
 def typed(cls, values, where):
@@ -104,7 +107,9 @@ def load_profile(name_or_path):
     values = {"name": path.name.rsplit(".", 1)[0], **(values or {})}
     values["training"] = typed(TrainingConfig, values.get("training", {}), f"{path.name}, training")
     profile = typed(Profile, values, path.name)
+    typed(TrainingConfig, profile.fine_tuning, f"{path.name}, fine_tuning")
     for name, options in profile.models.items():
         if not isinstance(options, dict) or "network" not in options:
             raise KitError(f"{path.name}, model {name}: it needs a network and may have options of create_model")
+        typed(TrainingConfig, options.get("training", {}), f"{path.name}, model {name}, training")
     return profile

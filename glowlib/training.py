@@ -2,318 +2,266 @@
 
 Whatever a step needs is a function of (seed, step): its crops and noise (`glowlib.batches`), its
 learning rate, its dropped paths. A checkpoint is therefore weights, averages, moments and a step count, and a
-run that was killed goes on as if it had not been.
+run that was killed goes on as if it had not been. On several GPUs: `torchrun --nproc_per_node N -m glowlib.training …`;
+the batch is then shared among them, and the recipe stays the same.
 """
 
 import argparse
-import csv
 import json
 import math
-import os
 import time
-from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import save as pack
-from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 from tqdm.auto import tqdm
 
-from .batches import PictureStore, batches
-from .datasets import load_dataset
-from .device import choose_device, choose_precision
+from .backward import Backward, recompute
+from .batches import NoisyCrops, PictureStore, PreparedPairs, batches, pairs_folder, read_pairs
+from .datasets import iterate_dataset, stamp
+from .device import choose_precision
 from .errors import KitError, exit_clearly
-from .metrics import psnr
-from .models import create_model, known
+from .metrics import psnr, ssim
 from .noise import add_noise
-from .profile import list_profiles, load_profile
+from .parallel import own_device, process_group, rank, total, wait, world
+from .profile import TrainingConfig, list_profiles, load_profile
+from .recipe import begin, make_optimizer, make_schedule, plan
+from .runs import SCORES, VALIDATION_SIGMAS, Log, check_same, export, load_checkpoint, mean_psnr, save_checkpoint
 
-VALIDATION_SIGMAS = (10, 25, 50)
 LOG_EVERY = 50  # steps
-COLUMNS = ("step", "loss", "lr", "images_per_second", *(f"psnr_sigma{s}" for s in VALIDATION_SIGMAS))
 
 
-def charbonnier(restored, clean):
-    """A smooth L1 (https://arxiv.org/abs/1710.01992): the mean of sqrt(error² + 0.001²)."""
-    return torch.sqrt((restored - clean) ** 2 + 1e-6).mean()
+def open_data(config, folder):
+    """(samples to train on, held-out pictures): the held-out ones are the last of the set by name.
 
-
-def make_optimizer(model, config):
-    """Adam or AdamW; only matrices and kernels decay: no biases, norms or position tables."""
-    groups = [
-        {"params": [p for n, p in model.named_parameters() if matrix(n, p)], "weight_decay": config.weight_decay},
-        {"params": [p for n, p in model.named_parameters() if not matrix(n, p)], "weight_decay": 0.0},
-    ]
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.lr, betas=config.betas)
-
-
-def matrix(name, parameter):
-    return parameter.ndim in (2, 4) and not name.endswith("relative_position_bias_table")
-
-
-def make_schedule(optimizer, config):
-    """Linear warm-up, then one cosine down to min_lr; the first step's rate is lr / warmup, not 0."""
-    warmup = {"warmup_t": config.warmup, "warmup_lr_init": config.lr / max(1, config.warmup), "warmup_prefix": True}
-    span = max(1, config.steps - config.warmup)
-    return CosineLRScheduler(optimizer, span, lr_min=config.min_lr, t_in_epochs=False, **warmup)
-
-
-def split(config):
-    """(training pictures, held-out pictures) of the configured set; the held-out ones are its last by name."""
-    pictures = load_dataset(config.data)
-    if len(pictures) <= config.hold_out:
-        raise KitError(f"{config.data} has {len(pictures)} pictures, too few to hold out {config.hold_out}")
-    pictures = [(n, p if p.ndim == 3 else np.repeat(p[..., None], 3, 2)) for n, p in pictures]
-    small = [n for n, p in pictures if min(p.shape[:2]) < config.crop]
-    if small:
-        raise KitError(
-            f"{small[0]} of {config.data} is smaller than the crop of {config.crop}: remove it, or lower crop"
-        )
-    at = len(pictures) - config.hold_out
-    return pictures[:at], pictures[at:]
+    folder: where the decoded pictures are kept, for every run over the same set.
+    """
+    store = PictureStore(iterate_dataset(config.data), folder / f"store-{config.data}", stamp(config.data))
+    count = len(store) - config.hold_out
+    if count < 1:
+        raise KitError(f"{config.data} has {len(store)} pictures, too few to hold out {config.hold_out}")
+    held_out = [(store.names[i], store[i]) for i in range(count, len(store))]
+    if config.pairs:
+        marks, pictures = read_pairs(config, {name for name, _ in held_out})
+        pairs = PictureStore(pictures, folder / f"store-{pairs_folder(config).name}", marks)
+        largest = max((max(shape) for shape in pairs.shapes), default=0)
+        if not 0 < largest <= config.crop < 2 * largest:
+            raise KitError(
+                f"the pairs in {pairs_folder(config)} have sides of {largest} pixels, the crop {config.crop}"
+            )
+        return PreparedPairs(pairs, config), held_out
+    for name, shape in zip(store.names, store.shapes, strict=True):
+        if min(shape[:2]) < config.crop:
+            raise KitError(
+                f"{name} of {config.data} is smaller than the crop of {config.crop}: remove it, or lower crop"
+            )
+    return NoisyCrops(store, config, count), held_out
 
 
 @torch.inference_mode()
 def validate(model, pictures, side=128):
-    """Mean PSNR over centre crops for each of VALIDATION_SIGMAS, `float` noise of seed 0, float32."""
-    device = next(model.parameters()).device
-    scores = []
-    for sigma in VALIDATION_SIGMAS:
-        total = 0
-        for name, picture in pictures:
-            top, left = ((n - min(n, side)) // 2 for n in picture.shape[:2])
-            clean = picture[top : top + side, left : left + side]
-            noisy = torch.from_numpy(add_noise(clean, sigma, seed=0, name=name)).permute(2, 0, 1)[None]
-            total += psnr(clean, model(noisy.float().to(device)).cpu())
-        scores.append(total / len(pictures))
-    return scores
+    """{score of SCORES: its mean as text} over centre crops: `float` noise of seed 0, restored in float32, SSIM rgb.
 
-
-def write_beside(path, write):
-    """Let `write` make a file beside `path`, flush it to disk and rename it: `path` is never half-written."""
-    beside = path.with_name(path.name + ".part")
-    try:
-        write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:
-        beside.unlink(missing_ok=True)
-        raise KitError(f"cannot write {path}: {error}; the state before it is kept") from error
-
-
-def rotate(folder):
-    """The finished new.pt becomes last.pt; the one before stays as previous.pt, in case the machine tears this one."""
-    if (folder / "last.pt").exists():
-        (folder / "last.pt").replace(folder / "previous.pt")
-    (folder / "new.pt").replace(folder / "last.pt")
-
-
-def save_checkpoint(folder, state):
-    write_beside(folder / "new.pt", lambda path: torch.save(state, path))
-    rotate(folder)
-
-
-def load_checkpoint(folder):
-    """The newest readable state of a run folder, or None for a new run."""
-    found = [p for p in (folder / "new.pt", folder / "last.pt", folder / "previous.pt") if p.exists()]
-    for path in found:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a torn file raises whatever its bytes happen to spell
-            print(f"{path} is unreadable ({type(error).__name__}); going on from the one before", flush=True)
-            continue
-        if path.name == "new.pt":  # the run was killed between writing and renaming
-            rotate(folder)
-        return state
-    if found:
-        raise KitError(f"no readable checkpoint is left in {folder}: move the folder away to start again")
-    return None
-
-
-def check_same(old, new):
-    """Refuse to go on with another configuration, naming what differs."""
-    for key in sorted(set(old) | set(new)):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            check_same(a, b)
-        elif a != b:
-            raise KitError(f"this run was begun with {key} = {a}, not {b}: give another --out to start a new one")
-
-
-def export(folder, network, description):
-    """Write what is shipped: model.safetensors (half precision, description inside) and config.json."""
-    weights = {n: t.half() if t.is_floating_point() else t for n, t in network.state_dict().items()}
-    weights = {n: t.cpu().contiguous() for n, t in weights.items()}
-    text = json.dumps(description, indent=1)
-    packed = pack(weights, {"glowlib": json.dumps(description)})
-    write_beside(folder / "model.safetensors", lambda path: path.write_bytes(packed))
-    write_beside(folder / "config.json", lambda path: path.write_text(text + "\n"))
-
-
-class Log:
-    """The CSV log; on resuming, rows after the checkpoint's step are dropped."""
-
-    def __init__(self, path, step):
-        self.path = path
-        rows = list(csv.DictReader(path.open())) if path.exists() else []
-        self.rows = [row for row in rows if int(row["step"]) <= step]
-        self.write()
-
-    def add(self, **row):
-        self.rows.append(row)
-        self.write()
-
-    def write(self):
-        def dump(path):
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(self.rows)
-
-        write_beside(self.path, dump)
-
-
-def plan(profile, model, **changes):
-    """(name, network, options, recipe) of the model that `model` means in a profile.
-
-    model: a name in the profile's list, or a network that one model there is of.
-    changes: fields of `TrainingConfig`; those that are None are ignored.
+    The pictures are shared among the processes, and the means are over all of them.
     """
-    meant = [n for n, options in profile.models.items() if model in (n, options["network"])]
-    if len(meant) != 1:
-        known("model to train", model, list(profile.models))
-        raise KitError(f"{model!r} means several models: {', '.join(meant)}; name one")
-    options = dict(profile.models[meant[0]])
-    recipe = replace(profile.training, **{k: v for k, v in changes.items() if v is not None})
-    return meant[0], options.pop("network"), options, recipe
+    device = next(model.parameters()).device
+    sums = torch.zeros(2, len(VALIDATION_SIGMAS), dtype=torch.float64)
+    for name, picture in pictures[rank() :: world()]:
+        top, left = ((n - min(n, side)) // 2 for n in picture.shape[:2])
+        clean = picture[top : top + side, left : left + side]
+        for i, sigma in enumerate(VALIDATION_SIGMAS):
+            noisy = torch.from_numpy(add_noise(clean, sigma, seed=0, name=name)).permute(2, 0, 1)[None]
+            restored = model(noisy.float().to(device)).cpu()
+            sums[:, i] += torch.tensor([psnr(clean, restored), ssim(clean, restored, "rgb")])
+    means = total(sums.to(device)) / len(pictures)
+    return dict(zip(SCORES, (f"{value:.4f}" for value in means.flatten().tolist()), strict=True))
 
 
-def train(profile, model, *, out=None, device=None, minutes=None, **changes):
+def train(
+    profile,
+    model,
+    *,
+    out=None,
+    device=None,
+    minutes=None,
+    until=None,
+    start=None,
+    micro_batch=None,
+    recomputed=False,
+    compiled=None,
+    watch=None,
+    **changes,
+):
     """Train one model of a profile; go on where an earlier call was stopped.
 
     profile: a name or a YAML file. model: as for `plan`. out: the run's folder, by default
-    results/runs/<profile>/training/<model>. minutes: stop after that long, to be resumed. changes: fields of
-    `TrainingConfig`. Returns the folder: model.safetensors and config.json (averaged weights so far), log.csv,
-    last.pt. Raises KitError, leaving earlier files alone, for a loss that is not finite, an unwritable
-    folder, or a folder of another configuration.
+    results/runs/<profile>/training/<model>. minutes, until: stop after that long, or at that step, to be resumed.
+    start: a trained model (shipped name or file) whose weights the training begins with. micro_batch: crops at once on
+    a device; their gradients add up to the batch's. recomputed: save memory by computing activations twice. compiled: a
+    mode of torch.compile ("default", "reduce-overhead", ...). watch: called with the log's rows at each new one.
+    changes: fields of `TrainingConfig`. Returns the folder: model.safetensors and config.json (averaged weights so
+    far), best.safetensors (those with the highest mean PSNR on the held-out pictures), log.csv, last.pt.
+    Raises KitError, leaving earlier files alone, for a loss that is not finite, an unwritable
+    folder, a folder of another configuration, or a device without the memory for one crop.
     """
     profile = load_profile(profile)
-    name, network, options, config = plan(profile, model, **changes)
+    name, network, options, config = plan(profile, model, start, **changes)
     folder = Path(out or Path("results/runs") / profile.name / "training" / name)
-    device = choose_device(device)
-    precision = choose_precision(device, config.precision)
+    device = own_device(device)
+    if config.batch_size % world():
+        raise KitError(f"a batch of {config.batch_size} cannot be shared equally among {world()} processes")
     description = {"name": name, "network": network, "options": options, "training": asdict(config)}
+    description |= {"start": str(start)} if start else {}
     description = json.loads(json.dumps(description))  # tuples become lists, as they will be when read back
 
-    training_pictures, held_out = split(config)
+    with process_group(device):
+        samples, held_out = first_writer_then_others(lambda: make_folders(folder, config))
+        torch.manual_seed(config.seed)
+        net = begin(network, options, start).to(device)
+        ema = ModelEmaV3(net, decay=config.ema, use_warmup=True)
+        optimizer = make_optimizer(net, config)
+        schedule = make_schedule(optimizer, config)
+        precision = choose_precision(device, config.precision)
+        scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+        parts = {"model": net, "ema": ema.module, "optimizer": optimizer, "scaler": scaler}
+
+        step = 0
+        state = first_writer_then_others(lambda: load_checkpoint(folder))
+        if state is not None:
+            check_same(state["description"], description)
+            step = state["step"]
+            for key, part in parts.items():
+                part.load_state_dict(state[key])
+        if recomputed:
+            recompute(net)
+        backward = Backward(net, config, precision, scaler, micro_batch, compiled)
+        log = Log(folder / "log.csv", step) if rank() == 0 else None
+
+        def save():
+            if not all(p.isfinite().all() for p in net.parameters()):
+                raise KitError(
+                    f"weights are not finite at step {step}: lower lr, or train in float32; {folder} keeps step {saved}"
+                )
+            if log:
+                state = {key: part.state_dict() for key, part in parts.items()}
+                save_checkpoint(folder, {"step": step, "description": description, **state})
+                export(folder, ema.module, {**description, "step": step})
+
+        if step == config.steps and log:  # killed after the last checkpoint, perhaps before its export
+            export(folder, ema.module, {**description, "step": step})
+        last = min(until or config.steps, config.steps)
+        net.train()
+        began = last_logged = time.monotonic()
+        loss_sum, summed, saved = 0.0, 0, step
+        progress = tqdm(total=config.steps, initial=step, unit="step", mininterval=5, desc=name, disable=not log)
+        for noisy, clean in batches(samples, config, step, rank(), world()) if step < last else ():
+            torch.manual_seed((rank() << 56) + (config.seed << 32) + step)  # dropped paths
+            schedule.step_update(step - step % config.epoch)
+            loss_sum, summed = loss_sum + backward(noisy, clean), summed + 1
+            scaler.unscale_(optimizer)
+            if config.clip:
+                nn.utils.clip_grad_norm_(net.parameters(), config.clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            ema.update(net, step=step)
+            progress.update()
+
+            done = step == last or agreed(minutes is not None and time.monotonic() - began > 60 * minutes, step)
+            validates = step % config.validate_every == 0 or step == config.steps
+            if done or validates or step % LOG_EVERY == 0 or step % config.checkpoint_every == 0:
+                mean = float(total(loss_sum)) / summed / world()
+                if not math.isfinite(mean):
+                    raise KitError(
+                        f"the loss is {mean} near step {step}: lower lr, or train in float32; "
+                        f"{folder} keeps step {saved}"
+                    )
+                speed = summed * config.batch_size / (time.monotonic() - last_logged)
+                row = {"step": step, "loss": f"{mean:.6f}", "lr": f"{optimizer.param_groups[0]['lr']:.4g}"}
+                row["images_per_second"] = f"{speed:.1f}"
+                if validates:
+                    row |= validate(ema.module.eval(), held_out)
+                if log:
+                    if validates and mean_psnr(row) > log.best():
+                        export(folder, ema.module, {**description, "step": step}, "best")
+                    log.add(**row)
+                    progress.set_postfix({"loss": row["loss"], "images/s": row["images_per_second"]})
+                    if watch:
+                        watch(log.rows)
+                loss_sum, summed, last_logged = 0.0, 0, time.monotonic()
+                if done or step % config.checkpoint_every == 0:
+                    save()
+                    saved = step
+            if done:
+                break
+        progress.close()
+    return folder
+
+
+def make_folders(folder, config):
+    """The run's folder, and beside it the decoded pictures."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        store = PictureStore(training_pictures, folder.parent / f"store-{config.data}-{config.hold_out}")
+        return open_data(config, folder.parent)
     except OSError as error:
         raise KitError(f"cannot write in {folder}: {error}") from error
 
-    torch.manual_seed(config.seed)
-    net = create_model(network, **options).to(device)
-    ema = ModelEmaV3(net, decay=config.ema, use_warmup=True)
-    optimizer = make_optimizer(net, config)
-    schedule = make_schedule(optimizer, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-    loss_of = charbonnier if config.loss == "charbonnier" else nn.functional.l1_loss
 
-    step = 0
-    state = load_checkpoint(folder)
-    if state is not None:
-        check_same(state["description"], description)
-        step = state["step"]
-        net.load_state_dict(state["model"])
-        ema.module.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-    log = Log(folder / "log.csv", step)
+def first_writer_then_others(read):
+    """What `read` returns, in each process; process 0, which may change files as it reads, comes first."""
+    found = read() if rank() == 0 else None
+    wait()
+    return found if rank() == 0 else read()
 
-    if step == config.steps:  # killed after the last checkpoint, perhaps before its export
-        export(folder, ema.module, {**description, "step": step})
 
-    def save():
-        if not all(p.isfinite().all() for p in net.parameters()):
-            raise KitError(
-                f"weights are not finite at step {step}: lower lr, or train in float32; {folder} keeps step {saved}"
-            )
-        parts = {"model": net, "ema": ema.module, "optimizer": optimizer, "scaler": scaler}
-        state = {key: part.state_dict() for key, part in parts.items()}
-        save_checkpoint(folder, {"step": step, "description": description, **state})
-        export(folder, ema.module, {**description, "step": step})
+def agreed(wish, step):
+    """Whether any process wishes to stop; asked every tenth step if there are several."""
+    if world() == 1:
+        return wish
+    return step % 10 == 0 and total(torch.tensor(float(wish), device=own_device())).item() > 0
 
-    def forward(noisy):
-        autocast = torch.autocast(device.type, precision) if precision != torch.float32 else nullcontext()
-        with autocast:
-            return net(noisy).float()
 
-    net.train()
-    began = last_logged = time.monotonic()
-    loss_sum, summed = 0.0, 0
-    saved = step
-    progress = tqdm(total=config.steps, initial=step, unit="step", mininterval=5, desc=name)
-    for noisy, clean in batches(store, config, start=step):
-        torch.manual_seed((config.seed << 32) + step)  # dropped paths
-        schedule.step_update(step)
-        loss = loss_of(forward(noisy.to(device)), clean.to(device))
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        if config.clip:
-            nn.utils.clip_grad_norm_(net.parameters(), config.clip)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        ema.update(net, step=step)
-        loss_sum, summed = loss_sum + loss.detach(), summed + 1
-        progress.update()
-
-        done = step == config.steps
-        late = minutes is not None and time.monotonic() - began > 60 * minutes
-        periods = (LOG_EVERY, config.validate_every, config.checkpoint_every)
-        if done or late or any(step % period == 0 for period in periods):
-            mean = float(loss_sum) / summed
-            if not math.isfinite(mean):
-                raise KitError(
-                    f"the loss is {mean} near step {step}: lower lr, or train in float32; {folder} keeps step {saved}"
-                )
-            row = {"step": step, "loss": f"{mean:.6f}", "lr": f"{optimizer.param_groups[0]['lr']:.4g}"}
-            row["images_per_second"] = f"{summed * config.batch_size / (time.monotonic() - last_logged):.1f}"
-            if step % config.validate_every == 0 or done:
-                scores = validate(ema.module.eval(), held_out)
-                row |= {f"psnr_sigma{s}": f"{v:.3f}" for s, v in zip(VALIDATION_SIGMAS, scores, strict=True)}
-            log.add(**row)
-            progress.set_postfix(loss=row["loss"])
-            loss_sum, summed, last_logged = 0.0, 0, time.monotonic()
-            if step % config.checkpoint_every == 0 or done or late:
-                save()
-                saved = step
-        if late:
-            break
-    progress.close()
-    return folder
+def training_options(parser):
+    """An option for each field of `TrainingConfig`, to be used in place of the profile's value."""
+    for field in fields(TrainingConfig):
+        if field.type is tuple:
+            parser.add_argument(f"--{field.name}", type=float, nargs="+", help=argparse.SUPPRESS)
+        else:
+            parser.add_argument(f"--{field.name}", type=field.type, help=argparse.SUPPRESS)
 
 
 @exit_clearly
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m glowlib.training", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m glowlib.training",
+        description=__doc__.splitlines()[0],
+        epilog=f"Any value of the recipe can be given: {', '.join(f'--{f.name}' for f in fields(TrainingConfig))}.",
+    )
     parser.add_argument("--profile", default="small", help=f"one of {', '.join(list_profiles())}, or a YAML file")
     parser.add_argument("--model", required=True, help="a model the profile names, or its network")
     parser.add_argument("--out", help="the run's folder; an unfinished run there is continued")
     parser.add_argument("--device", help="cuda, mps or cpu; by default the best there is")
     parser.add_argument("--minutes", type=float, help="stop after that many minutes; run again to go on")
-    parser.add_argument("--steps", type=int, help="length of the whole training, in place of the profile's")
-    parser.add_argument("--seed", type=int, help="in place of the profile's")
+    parser.add_argument("--until", type=int, help="stop at that step; run again to go on")
+    parser.add_argument("--from", dest="start", help="begin with the weights of a shipped model or a file")
+    parser.add_argument("--micro_batch", type=int, help="crops at once on a device; the batch stays the same")
+    parser.add_argument("--recompute", dest="recomputed", action="store_true", help="less memory, a third more time")
+    parser.add_argument("--compile", dest="compiled", nargs="?", const="default", help="torch.compile, and its mode")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan with what it takes, and train nothing")
+    training_options(parser)
     args = vars(parser.parse_args(argv))
-    print("trained:", train(args.pop("profile"), args.pop("model"), **args))
+    if args["sigma"]:
+        args["sigma"] = (args["sigma"][0], args["sigma"][-1])
+    profile, model = args.pop("profile"), args.pop("model")
+    if args.pop("dry_run"):
+        from .planning import dry_run  # it uses this module
+
+        print(dry_run(profile, model, **args))
+    else:
+        print("trained:", train(profile, model, **args))
 
 
 if __name__ == "__main__":

@@ -18,14 +18,16 @@ from safetensors.torch import load_file
 from skimage import data
 
 from glowlib import training
-from glowlib.batches import NoisyCrops, PictureStore, batches
+from glowlib.batches import NoisyCrops, PictureStore, PreparedPairs, batches, pairs_folder, read_pairs
 from glowlib.datasets import DATA_VARIABLE
 from glowlib.device import choose_device
 from glowlib.errors import KitError
 from glowlib.images import write_png
 from glowlib.models import create_model
+from glowlib.patches import prepare
 from glowlib.profile import TrainingConfig
-from glowlib.training import charbonnier, make_optimizer, make_schedule, train
+from glowlib.recipe import charbonnier, make_optimizer, make_schedule
+from glowlib.training import train
 
 NETWORKS = ("sunet", "gcunet", "glownet", "sglownet")
 STEPS = 4
@@ -130,31 +132,73 @@ def test_killed_at_every_rename(profile, monkeypatch):
 
 
 KILLED = """
-import os, signal, torch
+import os, random, signal, sys, time, torch
 from glowlib import training
 torch.set_num_threads(1)
 training.LOG_EVERY = 1
-save, saved = torch.save, []
-def save_half(state, path):
-    save(state, path)
-    saved.append(path)
-    if len(saved) == 2:
-        os.truncate(path, os.path.getsize(path) // 2)
-        os.kill(os.getpid(), signal.SIGKILL)
-torch.save = save_half
+random.seed(sys.argv.pop())
+killed = 0
+while killed < 5:
+    child = os.fork()
+    if child == 0:
+        sys.stderr = open(os.devnull, "w")
+        training.main()
+        os._exit(0)
+    time.sleep(random.uniform(0.1, 0.4))
+    os.kill(child, signal.SIGKILL)
+    killed += os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 training.main()
 """
 
 
-def test_killed_while_saving(profile):
-    """The process dies halfway through its second checkpoint: the first one carries on."""
-    whole = run(profile, "sglownet", "whole")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_killed_five_times_at_any_moment(network, profile):
+    """kill -9 at random times: the weights are those of the uninterrupted run, bit for bit."""
+    steps = 30
+    whole = run(profile, network, "whole", steps=steps, checkpoint_every=3)
     cut = profile.parent / "killed" / "run"
-    command = [sys.executable, "-c", KILLED, "--profile", profile, "--model", "sglownet", "--out", cut]
-    ended = subprocess.run([*map(str, command), "--device", "cpu"], env=os.environ, capture_output=True)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
-    assert torch.load(cut / "last.pt")["step"] == 1
-    assert content(run(profile, "sglownet", cut)) == content(whole)
+    command = [sys.executable, "-c", KILLED, "--profile", profile, "--model", network, "--out", cut, "--device", "cpu"]
+    command += ["--steps", steps, "--checkpoint_every", 3, network]
+    ended = subprocess.run([*map(str, command)], env=os.environ, capture_output=True)
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert content(cut) == content(whole)
+
+
+def test_killed_while_saving(profile, monkeypatch):
+    """The second checkpoint is cut in half before it takes its name: the first one carries on."""
+    whole = run(profile, "sglownet", "whole")
+    save, saved = torch.save, []
+
+    def save_half(state, path):
+        save(state, path)
+        saved.append(path)
+        if len(saved) == 2:
+            os.truncate(path, os.path.getsize(path) // 2)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch, "save", save_half)
+        run(profile, "sglownet", "cut")
+    assert torch.load(profile.parent / "cut" / "last.pt")["step"] == 1
+    assert content(run(profile, "sglownet", "cut")) == content(whole)
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was(profile, monkeypatch):
+    folder = run(profile, "gcunet", "run", minutes=0)
+    before = files(folder)
+
+    def full(state, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(KitError, match="No space left on device") as caught:
+        patch.setattr(torch, "save", full)
+        run(profile, "gcunet", "run", minutes=0)
+    assert "\n" not in str(caught.value)
+    after = files(folder)
+    assert all(after[name] == before[name] for name in before if name != "log.csv")
+    assert not any(name.endswith(".part") for name in after)
+    assert content(run(profile, "gcunet", "run")) == content(run(profile, "gcunet", "whole"))
 
 
 def test_torn_checkpoint_falls_back(profile, capsys):
@@ -324,26 +368,43 @@ def recipe(**changes):
 
 
 def test_store_gives_pictures_back(pictures, tmp_path):
-    for _ in range(2):  # written, then found
-        store = PictureStore(pictures, tmp_path / "store")
+    for source in (iter(pictures), iter(())):  # written, then found: nothing is decoded again
+        store = PictureStore(source, tmp_path / "store", "these")
         assert len(store) == 2
         assert all(np.array_equal(store[i], picture) for i, (_, picture) in enumerate(pictures))
 
 
 def test_store_follows_its_pictures(pictures, tmp_path):
-    """Another set, or the same names and sizes with other values: the store is written again."""
-    PictureStore(pictures, tmp_path / "store")
+    """Another stamp: the store is written again."""
+    PictureStore(pictures, tmp_path / "store", "these")
     turned = [(name, picture[::-1]) for name, picture in pictures]
-    for other in (turned, pictures[1:]):
-        store = PictureStore(other, tmp_path / "store")
+    for mark, other in (("turned", turned), ("fewer", pictures[1:])):
+        store = PictureStore(other, tmp_path / "store", mark)
+        assert len(store) == len(other)
         assert all(np.array_equal(store[i], picture) for i, (_, picture) in enumerate(other))
 
 
 def test_torn_store_is_written_again(pictures, tmp_path):
-    PictureStore(pictures, tmp_path / "store")
+    PictureStore(pictures, tmp_path / "store", "these")
     os.truncate(tmp_path / "store" / "pictures.json", 5)
-    store = PictureStore(pictures, tmp_path / "store")
+    store = PictureStore(pictures, tmp_path / "store", "these")
     assert np.array_equal(store[1], pictures[1][1])
+
+
+def test_store_of_an_unreadable_picture_is_not_left_half_written(pictures, tmp_path):
+    def broken():
+        yield pictures[0]
+        raise KitError("b.png is no picture")
+
+    with pytest.raises(KitError, match="b.png"):
+        PictureStore(broken(), tmp_path / "store", "these")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_store_repeats_grey(tmp_path):
+    grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    store = PictureStore([("g.png", grey)], tmp_path / "store")
+    assert np.array_equal(store[0], np.stack([grey] * 3, 2))
 
 
 def test_samples_depend_on_seed_and_position_alone(pictures, tmp_path):
@@ -357,7 +418,7 @@ def test_samples_depend_on_seed_and_position_alone(pictures, tmp_path):
 
 
 def test_batches_can_start_anywhere_and_be_shared(pictures, tmp_path):
-    store = PictureStore(pictures, tmp_path / "store")
+    store = NoisyCrops(PictureStore(pictures, tmp_path / "store"), recipe())
     whole = [noisy for noisy, _ in batches(store, recipe())]
     assert len(whole) == 5
     late = [noisy for noisy, _ in batches(store, recipe(), start=3)]
@@ -399,3 +460,42 @@ def test_grey_and_8bit_crops(pictures, tmp_path):
     for noisy, _ in map(NoisyCrops(store, recipe(share_8bit=1.0)).__getitem__, range(8)):
         assert 0 <= noisy.min() <= noisy.max() <= 1
         torch.testing.assert_close(noisy * 255, (noisy * 255).round(), rtol=0, atol=1e-4)
+
+
+def test_held_out_pictures_are_not_trained_on(pictures, tmp_path):
+    store = PictureStore([("a.png", pictures[0][1]), ("z.png", np.zeros((64, 64, 3), np.uint8))], tmp_path / "store")
+    assert all(NoisyCrops(store, recipe(), count=1)[i][1].max() > 0 for i in range(50))
+    assert any(NoisyCrops(store, recipe())[i][1].max() == 0 for i in range(50))
+
+
+@pytest.fixture
+def pairs(tmp_path, monkeypatch):
+    """Twenty prepared pairs of bundled photographs, and the recipe that trains on them."""
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    prepare("bundled", tmp_path / "pairs", crops=4, side=31)
+    return recipe(data="bundled", pairs="pairs", crop=32, steps=10)
+
+
+def test_pairs_come_once_an_epoch_each_in_another_order(pairs, tmp_path):
+    stamp, pictures = read_pairs(pairs, {"rocket.png"})
+    samples = PreparedPairs(PictureStore(pictures, tmp_path / "store", stamp), pairs)
+    epochs = [[samples[epoch * 16 + i] for i in range(16)] for epoch in range(2)]
+    sums = [[clean[:, :31, :31].sum().item() for _, clean in epoch] for epoch in epochs]
+    assert sums[0] != sums[1]
+    # A turned crop is padded before it is turned: what does not depend on that are its sorted values.
+    values = [sorted(tuple(clean.unique().tolist()) for _, clean in epoch) for epoch in epochs]
+    assert values[0] == values[1]
+    assert len(set(values[0])) == 16
+    again = samples[3]
+    assert all(torch.equal(a, b) for a, b in zip(again, epochs[0][3], strict=True))
+    for noisy, clean in epochs[0]:
+        assert noisy.shape == clean.shape == (3, 32, 32)
+        assert 0.01 < (noisy - clean).std() < 0.25  # the same crop, turned alike
+
+
+def test_pairs_of_one_level_and_missing_pairs(pairs):
+    assert pairs_folder(pairs).name == "pairs"
+    one = recipe(data="bundled", pairs="pairs", sigma=(50, 50))
+    assert pairs_folder(one).name == "pairs-sigma50"
+    with pytest.raises(KitError, match=r"glowlib\.patches --dataset bundled --out .*pairs-sigma50 --sigma 50"):
+        read_pairs(one, set())

@@ -1,0 +1,73 @@
+"""What a training is made of: which network, its first weights, the loss, the optimiser, the learning rate."""
+
+from dataclasses import replace
+
+import torch
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+
+from .checkpoints import load_pretrained
+from .errors import KitError
+from .models import create_model, known
+
+
+def plan(profile, model, start=None, **changes):
+    """(name, network, options, recipe) of the model that `model` means in a profile.
+
+    model: a name in the profile's list, or a network that one model there is of. start: whether it is trained
+    further, by the profile's recipe for that. changes: fields of `TrainingConfig`; those that are None are ignored.
+    """
+    meant = [n for n, options in profile.models.items() if model in (n, options["network"])]
+    if len(meant) != 1:
+        known("model to train", model, list(profile.models))
+        raise KitError(f"{model!r} means several models: {', '.join(meant)}; name one")
+    options = dict(profile.models[meant[0]])
+    given = {**options.pop("training", {}), **(profile.fine_tuning if start else {})}
+    given |= {k: v for k, v in changes.items() if v is not None}
+    recipe = replace(profile.training, **given)
+    name = meant[0] + (f"-sigma{recipe.sigma[0]:g}" if recipe.sigma[0] == recipe.sigma[1] else "")
+    return name, options.pop("network"), options, recipe
+
+
+def begin(network, options, start):
+    """A new network, or one that begins with the weights of a trained one: a shipped name or a file."""
+    net = create_model(network, **options)
+    if start:
+        trained = load_pretrained(start)
+        if (trained.name, trained.config) != (net.name, net.config):
+            raise KitError(f"{start} holds another network ({trained.name}) or other options than the model to train")
+        net.load_state_dict(trained.state_dict())
+    return net
+
+
+def loss_of(config):
+    """(restored, clean) -> the configured loss, a mean over all values."""
+    return charbonnier if config.loss == "charbonnier" else nn.functional.l1_loss
+
+
+def charbonnier(restored, clean):
+    """A smooth L1 (https://arxiv.org/abs/1710.01992): the mean of sqrt(error² + 0.001²)."""
+    return torch.sqrt((restored - clean) ** 2 + 1e-6).mean()
+
+
+def make_optimizer(model, config):
+    """Adam or AdamW; only matrices and kernels decay: no biases, norms or position tables."""
+    groups = [
+        {"params": [p for n, p in model.named_parameters() if matrix(n, p)], "weight_decay": config.weight_decay},
+        {"params": [p for n, p in model.named_parameters() if not matrix(n, p)], "weight_decay": 0.0},
+    ]
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    fused = next(model.parameters()).device.type != "mps"
+    return kind(groups, lr=config.lr, betas=config.betas, fused=fused)
+
+
+def matrix(name, parameter):
+    return parameter.ndim in (2, 4) and not name.endswith("relative_position_bias_table")
+
+
+def make_schedule(optimizer, config):
+    """Linear warm-up, then one cosine down to min_lr; the first rate is the warm-up's first stair, not 0."""
+    first = config.lr * min(1, config.epoch / max(1, config.warmup))
+    warmup = {"warmup_t": config.warmup, "warmup_lr_init": first, "warmup_prefix": True}
+    span = max(1, config.steps - config.warmup)
+    return CosineLRScheduler(optimizer, span, lr_min=config.min_lr, t_in_epochs=False, **warmup)
