@@ -1,4 +1,7 @@
-"""A folder of pictures in, a folder of restored pictures out: the command behind demo_any_resolution.py."""
+"""A folder of pictures in, a folder of restored pictures out: the command behind demo_any_resolution.py.
+
+Started by torchrun, it shares the pictures among the processes, each with its own GPU.
+"""
 
 import argparse
 import sys
@@ -8,11 +11,11 @@ import torch
 from tqdm.auto import tqdm
 
 from .checkpoints import list_models, load_pretrained
-from .device import choose_device
 from .errors import KitError, exit_clearly
 from .images import SUFFIXES, read_picture, write_png
 from .inference import automatic_tile, denoise
 from .models import known
+from .parallel import own_device, rank, world
 
 
 def find_pictures(folder):
@@ -89,7 +92,7 @@ def main(argv=None):
     if args.batch_size < 1:
         raise KitError(f"--batch_size is a number of at least 1, not {args.batch_size}")
     names = result_names(find_pictures(args.input_dir))
-    device = choose_device(args.device)
+    device = own_device(args.device)
     model = open_model(args.weights, args.model, device)
     tile, overlap = read_tile(args.tile, args.stride, model)
     try:
@@ -98,8 +101,8 @@ def main(argv=None):
         raise KitError(f"cannot write in {args.result_dir}: {error.strerror}") from error
     if args.result_dir.resolve() == args.input_dir.resolve():
         raise KitError("--result_dir is the input folder: give another one, so that no picture is overwritten")
-    failed = []
-    for path in tqdm(sorted(names), unit="picture"):
+    failed, mine = [], sorted(names)[rank() :: world()]
+    for path in tqdm(mine, unit="picture", position=rank(), desc=f"process {rank()}" if world() > 1 else None):
         try:
             picture = read_picture(path)
             restored = denoise(model, picture, tile=tile, overlap=overlap, batch_size=args.batch_size)
@@ -107,7 +110,7 @@ def main(argv=None):
         except (KitError, OSError, torch.OutOfMemoryError) as error:
             failed.append(path.name)
             tqdm.write(f"error: {path.name}: {str(error).splitlines()[0]}", file=sys.stderr)
-    print(f"{len(names) - len(failed)} of {len(names)} pictures restored in {args.result_dir}")
+    print(f"{len(mine) - len(failed)} of {len(mine)} pictures restored in {args.result_dir}")
     if failed:
         raise KitError(f"not restored: {', '.join(failed)}")
 

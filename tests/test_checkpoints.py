@@ -20,7 +20,7 @@ from glowlib import checkpoints
 from glowlib.checkpoints import download_pretrained, from_original, list_models, load_pretrained, parameter_count
 from glowlib.errors import KitError
 from glowlib.models import PUBLISHED
-from glowlib.training import export
+from glowlib.runs import export
 
 GOLDENS = Path(__file__).with_name("goldens")
 CASES = json.loads(gzip.decompress((GOLDENS / "state_dicts.json.gz").read_bytes()))

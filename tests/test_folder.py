@@ -15,7 +15,7 @@ from PIL import Image
 
 from glowlib.folder import main, result_names
 from glowlib.inference import denoise
-from glowlib.training import export
+from glowlib.runs import export
 
 ROOT = Path(__file__).parents[1]
 
@@ -387,3 +387,21 @@ def test_the_demo_ends_without_a_traceback(tmp_path):
     assert done.stdout == ""
     assert re.fullmatch(r"error: there is no folder gone: .*\n", done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_share_the_pictures(command, folders, monkeypatch):
+    """As torchrun numbers them: each picture is restored by one process, names cannot collide across them."""
+    for name in ("a.png", "b.png", "c.png", "a.jpg", "d.png"):
+        Image.fromarray(noisy(20, 24)).save(folders[0] / name)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = []
+    for number in ("0", "1"):
+        monkeypatch.setenv("RANK", number)
+        status, output, errors = command()
+        assert (status, errors) == (0, [])
+        done.append(int(output.split()[0]))
+        if number == "0":
+            first = {p.name for p in folders[1].iterdir()}
+    assert done == [3, 2]
+    assert len(first) == 3
+    assert {p.name for p in folders[1].iterdir()} == {"a.png", "a_jpg.png", "b.png", "c.png", "d.png"}

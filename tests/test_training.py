@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +24,10 @@ from glowlib.errors import KitError
 from glowlib.images import write_png
 from glowlib.models import create_model
 from glowlib.patches import prepare
-from glowlib.profile import TrainingConfig
-from glowlib.recipe import charbonnier, make_optimizer, make_schedule
+from glowlib.profile import TrainingConfig, load_profile
+from glowlib.recipe import charbonnier, make_optimizer, make_schedule, plan
+from glowlib.runs import mean_psnr
+from glowlib.sunet import SUNet
 from glowlib.training import train
 
 NETWORKS = ("sunet", "gcunet", "glownet", "sglownet")
@@ -176,9 +177,10 @@ def test_killed_while_saving(profile, monkeypatch):
             os.truncate(path, os.path.getsize(path) // 2)
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save_half)
-        run(profile, "sglownet", "cut")
+        with pytest.raises(KeyboardInterrupt):
+            run(profile, "sglownet", "cut")
     assert torch.load(profile.parent / "cut" / "last.pt")["step"] == 1
     assert content(run(profile, "sglownet", "cut")) == content(whole)
 
@@ -191,9 +193,10 @@ def test_a_full_disk_is_one_line_and_keeps_what_was(profile, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(KitError, match="No space left on device") as caught:
+    with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full)
-        run(profile, "gcunet", "run", minutes=0)
+        with pytest.raises(KitError, match="No space left on device") as caught:
+            run(profile, "gcunet", "run", minutes=0)
     assert "\n" not in str(caught.value)
     after = files(folder)
     assert all(after[name] == before[name] for name in before if name != "log.csv")
@@ -353,6 +356,190 @@ def test_the_command_ends_with_one_line(arguments, named, capsys, profile):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert named in error
+
+
+# Several processes, less memory
+
+
+@pytest.fixture
+def quiet_profile(profile):
+    """Without dropped paths, whose random numbers depend on how a batch is shared."""
+    values = yaml.safe_load(profile.read_text())
+    for options in values["models"].values():
+        options["drop_path_rate"] = 0.0
+    profile.write_text(yaml.safe_dump(values))
+    return profile
+
+
+def alike(folder, other, tolerance=1e-5):
+    """The same losses step by step, and the same scores."""
+    for a, b in zip(log(folder), log(other), strict=True):
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=tolerance)
+        assert (a["psnr_sigma50"] == "") == (b["psnr_sigma50"] == "")
+        if a["psnr_sigma50"]:
+            assert float(a["psnr_sigma50"]) == pytest.approx(float(b["psnr_sigma50"]), abs=1e-3)
+
+
+def command(*arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)], env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("network", ["sunet", "sglownet"])
+def test_two_processes_are_one_with_twice_the_batch(network, quiet_profile):
+    """PyTorch DDP over gloo: the batch is shared, BatchNorm's statistics are those of all of it."""
+    whole = run(quiet_profile, network, "whole", batch_size=4)
+    shared = quiet_profile.parent / "shared" / "run"
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node", 2, "-m", "glowlib.training")
+    command(
+        *torchrun, "--profile", quiet_profile, "--model", network, "--out", shared, "--device", "cpu", "--batch_size", 4
+    )
+    alike(shared, whole)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (shared, whole))
+    assert all(torch.allclose(ours[n].float(), theirs[n].float(), atol=1e-3) for n in theirs)
+
+
+def test_a_batch_that_cannot_be_shared(profile, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(KitError, match="batch of 2 cannot be shared equally among 3"):
+        run(profile, "sunet", "run")
+
+
+def test_a_batch_in_parts(quiet_profile):
+    whole = run(quiet_profile, "sunet", "whole", batch_size=3)
+    alike(run(quiet_profile, "sunet", "parts", batch_size=3, micro_batch=2), whole)
+
+
+def test_out_of_memory_halves_the_parts(quiet_profile, monkeypatch, capsys):
+    whole = run(quiet_profile, "sunet", "whole", batch_size=4)
+    forward = SUNet.forward
+
+    def small(self, image):
+        if self.training and len(image) > 1:
+            raise torch.OutOfMemoryError
+        return forward(self, image)
+
+    monkeypatch.setattr(SUNet, "forward", small)
+    alike(run(quiet_profile, "sunet", "halved", batch_size=4), whole)
+    out = capsys.readouterr()
+    said = [line for line in (out.out + out.err).splitlines() if "out of memory" in line]
+    assert [int(line.split("with ")[1].split()[0]) for line in said] == [2, 1]
+
+    def none(self, image):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(SUNet, "forward", none)
+    with pytest.raises(KitError, match="--recompute"):
+        run(quiet_profile, "sunet", "none")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_recomputed_activations_change_nothing(network, profile):
+    """Dropped paths are dropped again, and BatchNorm counts once."""
+    whole = run(profile, network, "whole")
+    assert content(run(profile, network, "recomputed", recomputed=True)) == content(whole)
+
+
+def test_compiled_training_is_the_same_training(quiet_profile, monkeypatch):
+    """With PyTorch's tracing and without its code generator, which takes minutes."""
+    modes, trace = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, mode: modes.append(mode) or trace(net, backend="aot_eager"))
+    whole = run(quiet_profile, "gcunet", "whole")
+    alike(run(quiet_profile, "gcunet", "compiled", compiled="default"), whole, 1e-4)
+    assert modes == ["default"]
+
+
+def test_fine_tuning_begins_with_the_trained_weights(profile):
+    values = yaml.safe_load(profile.read_text())
+    values["fine_tuning"] = {"lr": 1e-6, "steps": 2, "sigma": [50, 50]}
+    profile.write_text(yaml.safe_dump(values))
+    blind = run(profile, "gcunet", "blind")
+    tuned = run(profile, "gcunet", "tuned", start=blind / "model.safetensors")
+    description = json.loads((tuned / "config.json").read_text())
+    assert description["name"] == "gcunet-nano-sigma50"
+    assert description["training"]["sigma"] == [50, 50]
+    assert description["start"].endswith("model.safetensors")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tuned, blind))
+    assert all(
+        torch.allclose(ours[n].float(), theirs[n].float(), atol=2e-3) for n in theirs if n.endswith(("weight", "bias"))
+    )
+    with pytest.raises(KitError, match="another network"):
+        run(profile, "sunet", "other", start=blind / "model.safetensors")
+
+
+def test_the_best_weights_are_kept(profile):
+    """With a rate that ruins the weights after the first validation, best.safetensors is from before."""
+    folder = run(profile, "sunet", "run", steps=2)
+    best = (folder / "best.safetensors").read_bytes()
+    assert best == (folder / "model.safetensors").read_bytes()
+    rows = []
+    folder = run(profile, "sunet", "worse", steps=6, lr=0.5, warmup=0, clip=0.0, ema=0.0, watch=rows.append)
+    scores = {int(row["step"]): mean_psnr(row) for row in rows[-1] if "psnr_sigma10" in row}
+    with safe_open(folder / "best.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["glowlib"])["step"] == max(scores, key=scores.get)
+    assert len(rows) == 6
+
+
+def test_training_on_pairs(pairs, nano, tmp_path):
+    values = {k: v for k, v in vars(pairs).items() if k in RECIPE or k == "pairs"} | {"warmup": 2, "epoch": 2}
+    path = tmp_path / "pairs.yaml"
+    path.write_text(yaml.safe_dump({"training": values, "models": {"nano": {"network": "gcunet", **options_of(nano)}}}))
+    whole = run(path, "gcunet", "whole", hold_out=1, steps=4)
+    for _ in range(4):
+        cut = run(path, "gcunet", "cut", hold_out=1, steps=4, minutes=0)
+    assert content(cut)[:2] == content(whole)[:2]
+    with pytest.raises(KitError, match="31 pixels"):
+        run(path, "gcunet", "small", hold_out=1, crop=16)
+
+
+def options_of(nano):
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in nano.items()}
+
+
+def test_the_rate_changes_once_an_epoch():
+    """The paper's schedule: stairs, of which the first is not 0."""
+    config = TrainingConfig(steps=60, warmup=30, epoch=10, lr=3e-4, min_lr=1e-6)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
+    schedule = make_schedule(optimizer, config)
+    rates = []
+    for epoch in range(6):
+        schedule.step_update(epoch * config.epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[:4] == sorted(rates[:4])
+    assert rates[3] == pytest.approx(3e-4)
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+
+
+def test_the_plan_counts_what_there_is(profile, capsys):
+    training.main(["--profile", str(profile), "--model", "gcunet", "--device", "cpu", "--dry-run", "--steps", "1000"])
+    text = capsys.readouterr().out
+    options = yaml.safe_load(profile.read_text())["models"]["gcunet-nano"]
+    options.pop("network")
+    count = sum(p.numel() for p in create_model("gcunet", **options).parameters())
+    assert f"{count:,} parameters" in text
+    assert "1,000 steps × 2 crops of 32²" in text
+    assert f"{6 * 64 * 64 * 3 / 1e6:.1f} MB for the decoded pictures" in text
+    assert not (profile.parent / "results").exists()
+
+
+@pytest.mark.parametrize("model", ["sunet", "gcunet", "glownet", "sglownet"])
+def test_the_published_recipes(model):
+    """Reference: the page of the published networks; an epoch is 800 × 20 (SUNet: 100) pairs."""
+    name, network, options, config = plan(load_profile("paper"), model)
+    assert (network, options) == (model, {})
+    batch, epochs = {"sunet": (4, 500), "glownet": (32, 100)}.get(model, (8, 100))
+    pairs = 800 * (100 if model == "sunet" else 20)
+    assert (config.batch_size, config.epoch) == (batch, pairs // batch)
+    assert config.steps == epochs * config.epoch
+    assert config.warmup == 3 * config.epoch
+    assert (config.lr, config.min_lr, config.optimizer, config.betas) == (2e-4, 1e-6, "adam", (0.9, 0.999))
+    _, _, _, tuned = plan(load_profile("paper"), model, "blind.pth", sigma=(30, 30))
+    assert (tuned.lr, tuned.batch_size, tuned.steps // tuned.epoch) == (8e-5, 16, 100)
 
 
 # Batches
