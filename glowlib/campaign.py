@@ -1,0 +1,93 @@
+"""Train a profile's models on a machine that is yours for minutes at a time: `python -m glowlib.campaign --help`.
+
+Each call is one piece: it goes on where the last one stopped, ends in time, and leaves weights and logs in one
+folder. All models have the same recipe, so that they can be compared once all have made all their steps.
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .datasets import DATA_VARIABLE
+from .errors import KitError, exit_clearly
+from .profile import list_profiles, load_profile
+from .recipe import plan
+
+
+def steps_done(folder):
+    """Steps that the log of a run tells of."""
+    try:
+        rows = list(csv.DictReader((folder / "log.csv").open()))
+    except OSError:
+        return 0
+    return int(rows[-1]["step"]) if rows else 0
+
+
+def run_piece(jobs, minutes, at_once):
+    """Run training commands, {run folder: arguments}, `at_once` at a time, all of them in `minutes`."""
+    deadline, waiting, running, failed = time.monotonic() + 60 * minutes, dict(jobs), {}, []
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            turns = -(-len(waiting) // at_once)  # those that wait share what is left
+            left = (deadline - time.monotonic()) / 60 / turns
+            folder, arguments = next(iter(waiting.items()))
+            del waiting[folder]
+            folder.mkdir(parents=True, exist_ok=True)
+            command = [sys.executable, "-m", "glowlib.training", *arguments, "--minutes", f"{max(left, 0):.3f}"]
+            with (folder / "output.txt").open("a") as output:
+                running[folder] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        for folder, process in list(running.items()):
+            if process.poll() is not None:
+                del running[folder]
+                if process.returncode:
+                    said = (folder / "output.txt").read_text(errors="replace").split("\n")
+                    failed.append(f"{folder.name}: {[line for line in said if line.strip()][-1]}")
+        time.sleep(0.2)
+    if failed:
+        raise KitError("; ".join(failed))
+
+
+@exit_clearly
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m glowlib.campaign",
+        description=__doc__.splitlines()[0].split(":")[0] + ".",
+        epilog="What is not listed here goes to python -m glowlib.training as it is, such as --steps or --compile.",
+    )
+    parser.add_argument("--pictures", type=Path, help="folder of the training pictures (default: the profile's set)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the runs; those that are there are continued"
+    )
+    parser.add_argument("--results", type=Path, help="folder for weights and logs, a file each (default: OUT/results)")
+    parser.add_argument("--profile", default="small", help=f"one of {', '.join(list_profiles())}, or a YAML file")
+    parser.add_argument("--models", nargs="+", help="names of the profile's models (default: all)")
+    parser.add_argument("--minutes", type=float, default=9.0, help="length of this piece (default: 9)")
+    parser.add_argument(
+        "--at_once", type=int, default=1, help="trainings side by side: one on a CPU, all on a large GPU"
+    )
+    args, more = parser.parse_known_args(argv)
+    profile = load_profile(args.profile)
+    names = [plan(profile, name)[0] for name in args.models or profile.models]
+    if args.pictures is not None:
+        if not args.pictures.is_dir():
+            raise KitError(f"there is no folder {args.pictures}: give --pictures the folder of the training pictures")
+        os.environ[DATA_VARIABLE] = str(args.pictures.resolve().parent)
+        more = [*more, "--data", args.pictures.resolve().name]
+    jobs = {args.out / n: ["--profile", args.profile, "--model", n, "--out", str(args.out / n), *more] for n in names}
+    run_piece(jobs, args.minutes, max(1, args.at_once))
+    results = args.results or args.out / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    for folder in jobs:
+        shutil.copy(folder / "model.safetensors", results / f"{folder.name}.safetensors")
+        shutil.copy(folder / "log.csv", results / f"{folder.name}.csv")
+        print(f"{folder.name}: {steps_done(folder)} steps")
+    print(f"weights and logs in {results}")
+
+
+if __name__ == "__main__":
+    main()

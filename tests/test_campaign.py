@@ -1,0 +1,61 @@
+"""A training in pieces: each ends in time, the next goes on, the sum is the whole."""
+
+import pytest
+import yaml
+from skimage import data
+
+from glowlib.campaign import main
+from glowlib.images import write_png
+from glowlib.training import train
+
+
+@pytest.fixture
+def place(tmp_path, nano, monkeypatch):
+    """A folder of pictures and a profile of two models that names another set."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        write_png(tmp_path / "photos" / f"{i}.png", data.coffee()[50 * i :][:48, 200:264])
+    options = {key: list(value) if isinstance(value, tuple) else value for key, value in nano.items()}
+    recipe = {"steps": 3, "batch_size": 2, "crop": 32, "hold_out": 1, "precision": "float32"}
+    models = {f"{name}-nano": {"network": name, **options} for name in ("sunet", "gcunet")}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"training": recipe, "models": models}, sort_keys=False))
+    return tmp_path
+
+
+def piece(place, *more):
+    given = [
+        "--pictures",
+        place / "photos",
+        "--profile",
+        place / "tiny.yaml",
+        "--out",
+        place / "runs",
+        "--device",
+        "cpu",
+    ]
+    main([str(part) for part in (*given, *more)])
+
+
+def test_pieces_add_up(place, capsys):
+    piece(place, "--minutes", 0)  # a step each, whatever the time
+    assert "sunet-nano: 1 steps\ngcunet-nano: 1 steps\n" in capsys.readouterr().out
+    piece(place, "--at_once", 2, "--results", place / "all")
+    assert "sunet-nano: 3 steps\ngcunet-nano: 3 steps\n" in capsys.readouterr().out
+    files = {"sunet-nano.csv", "sunet-nano.safetensors", "gcunet-nano.csv", "gcunet-nano.safetensors"}
+    assert {path.name for path in (place / "all").iterdir()} == files
+    whole = train(place / "tiny.yaml", "sunet", data="photos", out=place / "whole", device="cpu")
+    assert (place / "all" / "sunet-nano.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_what_a_training_says_is_said(place, capsys):
+    for more, said in (
+        (["--crop", 50], "sunet-nano: error: 0.png of photos is smaller"),
+        (["--models", "x"], "unknown"),
+    ):
+        with pytest.raises(SystemExit) as leaving:
+            piece(place, *more)
+        assert leaving.value.code == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
