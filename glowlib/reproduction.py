@@ -33,7 +33,6 @@ LEAST = dict.fromkeys(SCORES, 1e-6) | {"figure": 0.05}
 SSE = {"OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 SSE |= {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
 VARIANTS = {"1 thread": {"OMP_NUM_THREADS": "1"}, "no AVX": SSE}
-SAMPLE = 5  # pictures of a dataset: all of the quick profile's
 STYLE = (
     "body{font:15px sans-serif;max-width:60em;margin:2em auto} td,th{padding:2px 8px;text-align:left} "
     "img{max-width:28em} .anchor-link{display:none}"
@@ -223,11 +222,11 @@ def write_report(profile, folder, reference):
     return failures, count
 
 
-def write_reference(name):
+def write_reference(name, sample):
     """Make results/reference/<profile> from the run that is there, and measure the spread of its scores.
 
-    The spread is the largest difference to the same scores computed in other ways (VARIANTS) on SAMPLE pictures of
-    each dataset. Figures are drawn from those scores and pictures, and have a fixed tolerance.
+    The spread is the largest difference to the same scores computed in other ways (VARIANTS) on `sample` pictures
+    of each dataset. Figures are drawn from those scores and pictures, and have a fixed tolerance.
     """
     profile = load_profile(name)
     folder, reference = Path("results/runs") / profile.name, Path("results/reference") / profile.name
@@ -236,7 +235,7 @@ def write_reference(name):
     spread = dict.fromkeys(SCORES, 0.0)
     for variant, settings in VARIANTS.items():
         other = folder.with_name(f"{profile.name}-{variant.replace(' ', '-')}.csv")
-        command = ["-m", "glowlib.benchmark", "--profile", name, "--pictures", str(SAMPLE), "--output", str(other)]
+        command = ["-m", "glowlib.benchmark", "--profile", name, "--pictures", str(sample), "--output", str(other)]
         subprocess.run([sys.executable, *command], env=os.environ | settings, check=True)
         theirs = read_table(other, keys)
         rows = compare_table(ours.merge(theirs[keys]), theirs, keys, scores, LEAST)
@@ -245,7 +244,7 @@ def write_reference(name):
     shutil.rmtree(reference, ignore_errors=True)
     shutil.copytree(folder / "tables", reference / "tables")
     shutil.copytree(folder / "figures", reference / "figures", ignore=shutil.ignore_patterns("*.pdf"))
-    over = f"{', '.join(VARIANTS)}, on {SAMPLE} pictures of each dataset; {processor()}"
+    over = f"{', '.join(VARIANTS)}, on {sample} pictures of each dataset; {processor()}"
     (reference / "tolerances.json").write_text(json.dumps({"over": over, "spread": spread}, indent=1) + "\n")
     (reference / "inputs.json").write_text(json.dumps(input_hashes(profile), indent=1) + "\n")
 
@@ -275,9 +274,10 @@ def main(argv=None):
     parser.add_argument("--profile", default="quick", help=f"one of {', '.join(list_profiles())}")
     parser.add_argument("--verify", action="store_true", help="judge the run that is there, compute nothing")
     parser.add_argument("--write-reference", action="store_true", help="make the run that is there the reference")
+    parser.add_argument("--sample", type=int, default=5, help="pictures of a dataset that its spread is measured on")
     args = parser.parse_args(argv)
     if args.write_reference:
-        write_reference(args.profile)
+        write_reference(args.profile, args.sample)
     failures = reproduce(args.profile, args.verify or args.write_reference)
     for line in failures:
         print(f"DIFFERS: {line}", file=sys.stderr)
