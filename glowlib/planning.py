@@ -9,7 +9,7 @@ from PIL import Image
 
 from .backward import Backward, recompute
 from .checkpoints import parameter_count
-from .datasets import KNOWN, find_files, manifest
+from .datasets import KNOWN, find_files, load_dataset, manifest
 from .device import choose_precision
 from .parallel import own_device, world
 from .profile import load_profile
@@ -25,12 +25,12 @@ def size(bytes_):
 def measure(net, config, device, micro_batch, compiled):
     """(seconds of a step, bytes of memory at its peak, crops at once) of training on random crops.
 
-    On a GPU the whole share of a batch is tried; on a CPU one crop is, and scaled: its memory is that of
-    weights, gradients, averages, moments, and the tensors that the backward pass needs.
+    On a GPU the whole share of a batch is tried; on a CPU as many crops as a 256×256 picture holds, scaled: its memory
+    is that of weights, gradients, averages, moments, and the tensors that the backward pass needs.
     """
     cuda = device.type == "cuda"
     share = config.batch_size // world()
-    crops = share if cuda else 1
+    crops = share if cuda else max(1, min(share, (256 // config.crop) ** 2))
     optimizer = make_optimizer(net, config)
     precision = choose_precision(device, config.precision)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
@@ -61,13 +61,15 @@ def measure(net, config, device, micro_batch, compiled):
     activations = sum(count for place, count in kept.items() if place not in weights)
     return (
         second,
-        5 * sum(p.nbytes for p in net.parameters()) + activations * backward.micro_batch,
+        5 * sum(p.nbytes for p in net.parameters()) + activations / crops * backward.micro_batch,
         backward.micro_batch,
     )
 
 
 def decoded(config):
     """Bytes of the memory-mapped pictures, as text."""
+    if config.data == "bundled":
+        return size(sum(picture.nbytes for _, picture in load_dataset("bundled")))
     files = find_files(config.data)
     if config.data in KNOWN:
         shapes = [(width, height) for height, width, _ in manifest(config.data).values()]

@@ -29,6 +29,7 @@ from .profile import list_profiles, load_profile
 TABLES = (("summary.csv", ["dataset", "convention", "sigma", "method"], SCORES), ("scores.csv", KEYS, SCORES))
 # A tolerance is no smaller than what writing the number rounds away, and for a figure than one digit drawn in it.
 LEAST = dict.fromkeys(SCORES, 1e-6) | {"figure": 0.05}
+PARTS = ("notebooks", "tables", "figures")  # folders of a run
 # What the spread is measured over: the same run with other threads and other instruction sets.
 SSE = {"OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 SSE |= {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}
@@ -180,7 +181,7 @@ def write_report(profile, folder, reference):
     failures += [f"figure {row.figure}" for row in figures.itertuples() if row.verdict != "agrees"]
     count = len(inputs) + sum(len(rows) for _, rows in tables) + len(figures)
 
-    outputs = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("report.md", "report.html"))
+    outputs = sorted(p for part in PARTS for p in (folder / part).rglob("*") if p.is_file())
     hashes = pd.DataFrame({"output": p.relative_to(folder).as_posix(), "SHA-256": hash_file(p)[:16]} for p in outputs)
     found = (platform.python_version(), *map(version, LIBRARIES))
     versions = pd.DataFrame({"library": ("Python", *LIBRARIES), "version": found})
@@ -259,7 +260,7 @@ def reproduce(name, verify=False):
         raise KitError(f"there is no run in {folder}: type make reproduce PROFILE={profile.name} first")
     if not verify:
         if (folder / "report.md").exists():  # the last run was finished; an unfinished one is continued
-            for part in ("notebooks", "tables", "figures"):
+            for part in (*PARTS, "notebook_training"):
                 shutil.rmtree(folder / part, ignore_errors=True)
             (folder / "report.md").unlink()
         run_notebooks(profile, folder)
