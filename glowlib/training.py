@@ -92,6 +92,7 @@ def train(
     recomputed=False,
     compiled=None,
     watch=None,
+    progress=True,
     **changes,
 ):
     """Train one model of a profile; go on where an earlier call was stopped.
@@ -155,7 +156,8 @@ def train(
         net.train()
         began = last_logged = time.monotonic()
         loss_sum, summed, saved = 0.0, 0, step
-        progress = tqdm(total=config.steps, initial=step, unit="step", mininterval=5, desc=name, disable=not log)
+        quiet = not (log and progress)
+        bar = tqdm(total=config.steps, initial=step, unit="step", mininterval=5, desc=name, disable=quiet)
         for noisy, clean in batches(samples, config, step, rank(), world()) if step < last else ():
             torch.manual_seed((rank() << 56) + (config.seed << 32) + step)  # dropped paths
             schedule.step_update(step - step % config.epoch)
@@ -168,7 +170,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             step += 1
             ema.update(net, step=step)
-            progress.update()
+            bar.update()
 
             done = step == last or agreed(minutes is not None and time.monotonic() - began > 60 * minutes, step)
             validates = step % config.validate_every == 0 or step == config.steps
@@ -188,7 +190,7 @@ def train(
                     if validates and mean_psnr(row) > log.best():
                         export(folder, ema.module, {**description, "step": step}, "best")
                     log.add(**row)
-                    progress.set_postfix({"loss": row["loss"], "images/s": row["images_per_second"]})
+                    bar.set_postfix({"loss": row["loss"], "images/s": row["images_per_second"]})
                     if watch:
                         watch(log.rows)
                 loss_sum, summed, last_logged = 0.0, 0, time.monotonic()
@@ -197,7 +199,7 @@ def train(
                     saved = step
             if done:
                 break
-        progress.close()
+        bar.close()
     return folder
 
 
