@@ -41,7 +41,7 @@ train: setup  ## train a model, or go on with an unfinished training [MODEL=sglo
 
 notebooks: setup  ## run the committed notebooks again, in place
 	$(RUN) -m nbconvert --to notebook --execute --inplace --log-level WARN \
-	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.coalesce_streams=True notebooks/*.ipynb
+	    --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 lint: setup  ## check style and format
 	$(RUN) -m ruff check .

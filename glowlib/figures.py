@@ -100,7 +100,7 @@ def psnr_against_sigma(summary, convention="float"):
 def scatter_of_pair(table, a, b, sigma, convention="float"):
     """Each picture's PSNR by method b against that by method a; the diagonal is a draw. table: from `run_benchmark`."""
     part = table[(table["sigma"] == sigma) & (table["convention"] == convention)]
-    figure, axis = plt.subplots(figsize=(3.4, 3.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(3.4, 3.6), layout="constrained")
     for i, (dataset, rows) in enumerate(part.groupby("dataset", sort=False)):
         wide = rows.pivot_table("psnr", "image", "method")
         above = int((wide[b] > wide[a]).sum())
@@ -113,7 +113,7 @@ def scatter_of_pair(table, a, b, sigma, convention="float"):
     axis.set_ylabel(f"{b}, PSNR (dB)", fontsize=9)
     axis.set_title(f"σ = {sigma:g}, {convention} noise", fontsize=9)
     axis.tick_params(labelsize=8)
-    axis.legend(fontsize=7, frameon=False, loc="lower right")
+    figure.legend(fontsize=7, frameon=False, loc="outside lower center")
     return figure
 
 

@@ -29,7 +29,7 @@ from .profile import list_profiles, load_profile
 TABLES = (("summary.csv", ["dataset", "convention", "sigma", "method"], SCORES), ("scores.csv", KEYS, SCORES))
 # A tolerance is no smaller than what writing the number rounds away, and for a figure than one digit drawn in it.
 LEAST = dict.fromkeys(SCORES, 1e-6) | {"figure": 0.05}
-PARTS = ("notebooks", "tables", "figures")  # folders of a run
+PARTS = ("notebooks", "tables", "figures", "timings")  # folders of a run
 # What the spread is measured over: the same run with other threads and other instruction sets.
 SSE = {"OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 SSE |= {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2"}

@@ -1,5 +1,8 @@
 """The table of scores: right numbers, the same whatever order or interruption they come in."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +10,7 @@ from skimage import data
 
 from glowlib import KitError, add_noise, classical, psnr, ssim
 from glowlib.benchmark import (
+    COMPUTING,
     KEYS,
     SCORES,
     main,
@@ -137,3 +141,9 @@ def test_the_command_scores_a_sample_of_a_profile(tmp_path, capsys):
     main(["--profile", str(profile), "--pictures", "2", "--output", str(tmp_path / "scores.csv")])
     assert list(pd.read_csv(tmp_path / "scores.csv")["image"]) == ["astronaut.png", "coffee.png"]
     assert "noisy" in capsys.readouterr().out
+
+
+def test_rows_depend_on_all_modules_that_compute_them():
+    program = "import sys, glowlib, glowlib.classical; print(*(m for m in sys.modules if m.startswith('glowlib.')))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert sorted(COMPUTING) == sorted(name.removeprefix("glowlib.") for name in done.stdout.split())
