@@ -30,8 +30,8 @@ reproduce: setup  ## every table and figure, with a verdict [PROFILE=quick]
 verify: setup  ## judge the run that is there once more, compute nothing [PROFILE=quick]
 	$(RUN) -m glowlib.reproduction --verify --profile $(or $(PROFILE),quick)
 
-test: setup  ## the tests, and the notebooks against their committed outputs
-	$(RUN) -m pytest --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
+test: setup  ## the tests, and the notebooks against their committed outputs; a file a core
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(RUN) -m jupyterlab notebooks

@@ -28,8 +28,11 @@ def steps_done(folder):
     return int(rows[-1]["step"]) if rows else 0
 
 
-def run_piece(jobs, minutes, at_once):
-    """Run training commands, {run folder: arguments}, `at_once` at a time, all of them in `minutes`."""
+def run_piece(jobs, minutes, at_once, variables):
+    """Run training commands, {run folder: arguments}, `at_once` at a time, all of them in `minutes`.
+
+    variables: the environment, where it differs from this process's.
+    """
     deadline, waiting, running, failed = time.monotonic() + 60 * minutes, dict(jobs), {}, []
     while waiting or running:
         while waiting and len(running) < at_once:
@@ -40,7 +43,8 @@ def run_piece(jobs, minutes, at_once):
             folder.mkdir(parents=True, exist_ok=True)
             command = [sys.executable, "-m", "glowlib.training", *arguments, "--minutes", f"{max(left, 0):.3f}"]
             with (folder / "output.txt").open("a") as output:
-                running[folder] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+                settings = {"stdout": output, "stderr": subprocess.STDOUT, "env": os.environ | variables}
+                running[folder] = subprocess.Popen(command, **settings)
         for folder, process in list(running.items()):
             if process.poll() is not None:
                 del running[folder]
@@ -73,13 +77,14 @@ def main(argv=None):
     args, more = parser.parse_known_args(argv)
     profile = load_profile(args.profile)
     names = [plan(profile, name)[0] for name in args.models or profile.models]
+    variables = {}
     if args.pictures is not None:
         if not args.pictures.is_dir():
             raise KitError(f"there is no folder {args.pictures}: give --pictures the folder of the training pictures")
-        os.environ[DATA_VARIABLE] = str(args.pictures.resolve().parent)
+        variables = {DATA_VARIABLE: str(args.pictures.resolve().parent)}
         more = [*more, "--data", args.pictures.resolve().name]
     jobs = {args.out / n: ["--profile", args.profile, "--model", n, "--out", str(args.out / n), *more] for n in names}
-    run_piece(jobs, args.minutes, max(1, args.at_once))
+    run_piece(jobs, args.minutes, max(1, args.at_once), variables)
     results = args.results or args.out / "results"
     results.mkdir(parents=True, exist_ok=True)
     for folder in jobs:

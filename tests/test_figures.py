@@ -65,7 +65,8 @@ def test_scatter_counts_who_is_higher():
     table = pd.DataFrame(rows, columns=["dataset", "image", "sigma", "convention", "method", "psnr"])
     axis = scatter_of_pair(table, "a", "b", 50).axes[0]
     np.testing.assert_allclose(axis.collections[0].get_offsets(), list(zip(*scores.values(), strict=True)))
-    assert axis.get_legend().get_texts()[0].get_text() == "set: b higher on 2 of 3"
+    (legend,) = axis.figure.legends
+    assert legend.get_texts()[0].get_text() == "set: b higher on 2 of 3"
 
 
 def test_cost_figure_places_each_method():
