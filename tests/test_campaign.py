@@ -5,6 +5,7 @@ import yaml
 from skimage import data
 
 from glowlib.campaign import main
+from glowlib.datasets import DATA_VARIABLE
 from glowlib.images import write_png
 from glowlib.training import train
 
@@ -37,13 +38,14 @@ def piece(place, *more):
     main([str(part) for part in (*given, *more)])
 
 
-def test_pieces_add_up(place, capsys):
+def test_pieces_add_up(place, capsys, monkeypatch):
     piece(place, "--minutes", 0)  # a step each, whatever the time
     assert "sunet-nano: 1 steps\ngcunet-nano: 1 steps\n" in capsys.readouterr().out
     piece(place, "--at_once", 2, "--results", place / "all")
     assert "sunet-nano: 3 steps\ngcunet-nano: 3 steps\n" in capsys.readouterr().out
     files = {"sunet-nano.csv", "sunet-nano.safetensors", "gcunet-nano.csv", "gcunet-nano.safetensors"}
     assert {path.name for path in (place / "all").iterdir()} == files
+    monkeypatch.setenv(DATA_VARIABLE, str(place))
     whole = train(place / "tiny.yaml", "sunet", data="photos", out=place / "whole", device="cpu")
     assert (place / "all" / "sunet-nano.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
