@@ -88,7 +88,7 @@ class Log:
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(path.parent / "tensorboard", purge_step=step)
+            self.board = SummaryWriter(path.parent / "tensorboard", purge_step=step + 1)
         except ImportError:
             self.board = None
 
