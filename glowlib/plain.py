@@ -4,12 +4,11 @@ Attention is materialised, its bias and mask are made anew in every block, each 
 and the up-samples are as published. The outputs are equal up to rounding.
 """
 
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from . import gcunet, glownet, swin
 from .upsample import DualUpsample
@@ -43,13 +42,16 @@ def upsample(self, x):
     return self.conv(x)
 
 
-class plainly(ExitStack):  # noqa: N801 - used as a function
+@contextmanager
+def plainly():
     """`with plainly(): model(x)` computes the networks the plain way."""
-
-    def __init__(self):
-        super().__init__()
-        self.enter_context(patch.object(F, "scaled_dot_product_attention", materialised_attention))
-        self.enter_context(patch.object(swin, "window_mask", swin.window_mask.__wrapped__))
-        self.enter_context(patch.object(gcunet, "context_chain", chain))
-        self.enter_context(patch.object(glownet, "context_chain", chain))
-        self.enter_context(patch.object(DualUpsample, "forward", upsample))
+    with ExitStack() as changes:
+        for owner, name, replacement in (
+            (F, "scaled_dot_product_attention", materialised_attention),
+            (swin, "window_mask", swin.window_mask.__wrapped__),
+            (gcunet, "context_chain", chain),
+            (glownet, "context_chain", chain),
+            (DualUpsample, "forward", upsample),
+        ):
+            changes.enter_context(patch.object(owner, name, replacement))
+        yield
