@@ -31,7 +31,8 @@ verify: setup  ## judge the run that is there once more, compute nothing [PROFIL
 	$(RUN) -m glowlib.reproduction --verify --profile $(or $(PROFILE),quick)
 
 test: setup  ## the tests, and the notebooks against their committed outputs; a file a core
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile \
+	    --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
 
 lab: setup  ## open the notebooks in JupyterLab
 	$(RUN) -m jupyterlab notebooks

@@ -57,9 +57,8 @@ class Backward:
 
     def backward(self, noisy, clean):
         parts = list(zip(noisy.split(self.micro_batch), clean.split(self.micro_batch), strict=True))
-        sums = 0
+        sums, lower = 0, self.precision != torch.float32
         for i, (x, y) in enumerate(parts):
-            lower = self.precision != torch.float32
             with nullcontext() if i == len(parts) - 1 else self.no_sync():
                 with torch.autocast(self.device.type, self.precision) if lower else nullcontext():
                     restored = self.forward(x.to(self.device, non_blocking=True))

@@ -94,8 +94,7 @@ class NoisyCrops(Dataset):
 
 def pairs_folder(config):
     """Where `glowlib.patches` put the configured pairs; those of one noise level have it in their folder's name."""
-    level = f"-sigma{config.sigma[0]:g}" if config.sigma[0] == config.sigma[1] else ""
-    return data_folder() / (config.pairs + level)
+    return data_folder() / (config.pairs if config.level is None else f"{config.pairs}-sigma{config.level:g}")
 
 
 def read_pairs(config, held_out):
@@ -104,10 +103,10 @@ def read_pairs(config, held_out):
     try:
         rows = list(csv.DictReader((folder / "manifest.csv").open()))
     except OSError as error:
-        level = f" --sigma {config.sigma[0]:g}" if config.sigma[0] == config.sigma[1] else ""
+        level = "" if config.level is None else f" --sigma {config.level:g}"
         raise KitError(
             f"there are no prepared pairs in {folder}: make them with "
-            f"python -m glowlib.patches --dataset {config.data} --out {folder}{level}"
+            f"python -m glowlib.patches --dataset {config.data} --out {folder}{level} (and --crops as the profile says)"
         ) from error
     files = [row["file"] for row in rows if row["source"] not in held_out]
     paths = chain.from_iterable((folder / "clean" / file, folder / "noisy" / file) for file in files)

@@ -36,15 +36,17 @@ CLASSICAL = ("noisy", *METHODS)  # "noisy" is the noisy picture itself, scored a
 
 
 # The modules that a score depends on; a test asks Python which ones are imported on the way to it.
-COMPUTING = "checkpoints classical context datasets device errors fusion gcunet glownet head images inference metrics"
-COMPUTING = (*COMPUTING.split(), "models", "network", "noise", "parallel", "sunet", "swin", "upsample")
+COMPUTING = {
+    *("checkpoints", "classical", "context", "datasets", "device", "errors", "fusion", "gcunet", "glownet", "head"),
+    *("images", "inference", "metrics", "models", "network", "noise", "parallel", "sunet", "swin", "upsample"),
+}
 
 
 @cache
 def code_fingerprint():
     """Hash of the code and of the libraries that compute, so that old rows are not taken for new ones."""
     digest = hashlib.sha256()
-    for name in COMPUTING:
+    for name in sorted(COMPUTING):
         digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
     digest.update(json.dumps(strengths()).encode())
     for library in ("torch", "numpy", "scikit-image", "PyWavelets"):

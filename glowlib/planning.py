@@ -95,9 +95,7 @@ def dry_run(profile, model, *, device=None, start=None, micro_batch=None, recomp
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"
     )
     source = f"prepared pairs {config.pairs}" if config.pairs else "fresh crops and noise"
-    levels = (
-        f"σ = {config.sigma[0]:g}" if config.sigma[0] == config.sigma[1] else "σ = {:g} to {:g}".format(*config.sigma)
-    )
+    levels = "σ = {:g} to {:g}".format(*config.sigma) if config.level is None else f"σ = {config.level:g}"
     rates = f"{config.optimizer}, rate {config.lr:g} to {config.min_lr:g}, {config.warmup} steps of warm-up"
     rows = {
         "model": f"{name}: {network}, {parameters:,} parameters" + (f", begins with {start}" if start else ""),

@@ -38,6 +38,11 @@ class TrainingConfig:
     workers: int = -1  # processes that prepare batches; -1: by the machine
     seed: int = 0
 
+    @property
+    def level(self):
+        """The one noise level that is trained for, or None for a range."""
+        return self.sigma[0] if self.sigma[0] == self.sigma[1] else None
+
     def __post_init__(self):
         object.__setattr__(self, "sigma", tuple(self.sigma))
         object.__setattr__(self, "betas", tuple(self.betas))

@@ -25,7 +25,7 @@ def plan(profile, model, start=None, **changes):
     given = {**options.pop("training", {}), **(profile.fine_tuning if start else {})}
     given |= {k: v for k, v in changes.items() if v is not None}
     recipe = replace(profile.training, **given)
-    name = meant[0] + (f"-sigma{recipe.sigma[0]:g}" if recipe.sigma[0] == recipe.sigma[1] else "")
+    name = meant[0] if recipe.level is None else f"{meant[0]}-sigma{recipe.level:g}"
     return name, options.pop("network"), options, recipe
 
 

@@ -26,6 +26,7 @@ from .errors import KitError, exit_clearly
 from .metrics import psnr, ssim
 from .noise import add_noise
 from .parallel import own_device, process_group, rank, total, wait, world
+from .planning import dry_run
 from .profile import TrainingConfig, list_profiles, load_profile
 from .recipe import begin, make_optimizer, make_schedule, plan
 from .runs import SCORES, VALIDATION_SIGMAS, Log, check_same, export, load_checkpoint, mean_psnr, save_checkpoint
@@ -250,7 +251,7 @@ def main(argv=None):
     parser.add_argument("--until", type=int, help="stop at that step; run again to go on")
     parser.add_argument("--from", dest="start", help="begin with the weights of a shipped model or a file")
     parser.add_argument("--micro_batch", type=int, help="crops at once on a device; the batch stays the same")
-    parser.add_argument("--recompute", dest="recomputed", action="store_true", help="less memory, a third more time")
+    parser.add_argument("--recompute", dest="recomputed", action="store_true", help="less memory for more time")
     parser.add_argument("--compile", dest="compiled", nargs="?", const="default", help="torch.compile, and its mode")
     parser.add_argument("--dry-run", action="store_true", help="print the plan with what it takes, and train nothing")
     training_options(parser)
@@ -259,8 +260,6 @@ def main(argv=None):
         args["sigma"] = (args["sigma"][0], args["sigma"][-1])
     profile, model = args.pop("profile"), args.pop("model")
     if args.pop("dry_run"):
-        from .planning import dry_run  # it uses this module
-
         print(dry_run(profile, model, **args))
     else:
         print("trained:", train(profile, model, **args))

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from skimage import data
 
 from glowlib import training
+from glowlib.backward import recompute
 from glowlib.batches import NoisyCrops, PictureStore, PreparedPairs, batches, pairs_folder, read_pairs
 from glowlib.datasets import DATA_VARIABLE
 from glowlib.device import choose_device
@@ -24,6 +25,7 @@ from glowlib.errors import KitError
 from glowlib.images import write_png
 from glowlib.models import create_model
 from glowlib.patches import prepare
+from glowlib.planning import measure
 from glowlib.profile import TrainingConfig, load_profile
 from glowlib.recipe import charbonnier, make_optimizer, make_schedule, plan
 from glowlib.runs import mean_psnr
@@ -135,6 +137,7 @@ def test_killed_at_every_rename(profile, monkeypatch):
 KILLED = """
 import os, random, signal, sys, time, torch
 from glowlib import training
+from glowlib.backward import recompute
 torch.set_num_threads(1)
 training.LOG_EVERY = 1
 random.seed(sys.argv.pop())
@@ -438,6 +441,24 @@ def test_out_of_memory_halves_the_parts(quiet_profile, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
+def test_recomputing_keeps_fewer_activations(network, nano):
+    def kept(recomputed):
+        net, sizes = create_model(network, **nano), {}
+        if recomputed:
+            recompute(net)
+
+        def keep(tensor):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            net(torch.rand(1, 3, 64, 64))
+        return sum(sizes.values())
+
+    assert kept(True) < 0.8 * kept(False)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 def test_recomputed_activations_change_nothing(network, profile):
     """Dropped paths are dropped again, and BatchNorm counts once."""
     whole = run(profile, network, "whole")
@@ -485,13 +506,15 @@ def test_the_best_weights_are_kept(profile):
 
 
 def test_training_on_pairs(pairs, nano, tmp_path):
-    values = {k: v for k, v in vars(pairs).items() if k in RECIPE or k == "pairs"} | {"warmup": 2, "epoch": 2}
+    values = {k: v for k, v in vars(pairs).items() if k in RECIPE or k == "pairs"} | {"warmup": 0, "epoch": 2}
     path = tmp_path / "pairs.yaml"
     path.write_text(yaml.safe_dump({"training": values, "models": {"nano": {"network": "gcunet", **options_of(nano)}}}))
-    whole = run(path, "gcunet", "whole", hold_out=1, steps=4)
+    whole = run(path, "gcunet", "whole", hold_out=1, steps=4, checkpoint_every=1)
     for _ in range(4):
-        cut = run(path, "gcunet", "cut", hold_out=1, steps=4, minutes=0)
-    assert content(cut)[:2] == content(whole)[:2]
+        cut = run(path, "gcunet", "cut", hold_out=1, steps=4, checkpoint_every=1, minutes=0)
+    assert content(cut) == content(whole)
+    rates = [row["lr"] for row in log(whole)]  # an epoch is two steps
+    assert rates[0] == rates[1] != rates[2] == rates[3]
     with pytest.raises(KitError, match="31 pixels"):
         run(path, "gcunet", "small", hold_out=1, crop=16)
 
@@ -525,6 +548,15 @@ def test_the_plan_counts_what_there_is(profile, capsys):
     assert "1,000 steps × 2 crops of 32²" in text
     assert f"{6 * 64 * 64 * 3 / 1e6:.1f} MB for the decoded pictures" in text
     assert not (profile.parent / "results").exists()
+
+
+def test_the_planned_memory_grows_with_the_crops_at_once(nano):
+    net = create_model("sunet", **nano)
+    config = recipe(crop=32)
+    memory = [measure(net, config, torch.device("cpu"), crops, None)[1] for crops in (1, 2, 4)]
+    state = 5 * sum(p.nbytes for p in net.parameters())  # weights, gradients, averages, two moments
+    assert state < memory[0] < memory[1] < memory[2]
+    assert memory[2] - state == pytest.approx(4 * (memory[0] - state), rel=0.35)
 
 
 @pytest.mark.parametrize("model", ["sunet", "gcunet", "glownet", "sglownet"])
