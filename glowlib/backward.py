@@ -16,11 +16,15 @@ from .swin import SwinBlock
 from .upsample import DualUpsample
 
 
+WHOLE = (DualUpsample, CrossAttn, ResidualInsideAttn)
+
+
 def recompute(net):
     """Keep only what goes into the network's larger blocks, and compute them once more on the way back."""
     for module in net.modules():
-        if isinstance(module, (SwinBlock, DualUpsample, CrossAttn, ResidualInsideAttn)):
-            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+        for kind, method in ((SwinBlock, "in_windows"), (WHOLE, "forward")):
+            if isinstance(module, kind):
+                setattr(module, method, partial(checkpoint, getattr(module, method), use_reentrant=False))
 
 
 class Backward:

@@ -37,8 +37,9 @@ CLASSICAL = ("noisy", *METHODS)  # "noisy" is the noisy picture itself, scored a
 
 # The modules that a score depends on; a test asks Python which ones are imported on the way to it.
 COMPUTING = {
-    *("checkpoints", "classical", "context", "datasets", "device", "errors", "fusion", "gcunet", "glownet", "head"),
-    *("images", "inference", "metrics", "models", "network", "noise", "parallel", "sunet", "swin", "upsample"),
+    *("attention", "checkpoints", "classical", "context", "datasets", "device", "errors", "fusion", "gcunet"),
+    *("glownet", "head", "images", "inference", "linear", "metrics", "models", "network", "noise", "parallel"),
+    *("sunet", "swin", "upsample"),
 }
 
 

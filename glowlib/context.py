@@ -45,7 +45,7 @@ class GlobalContextBlock(nn.Module):
     "mul" (channel gates), "add" (channel offsets) or both: x · sigmoid(mul) + add.
     Since the block is an affine map of each channel, with coefficients that depend on
     the pooled vector alone, a chain of blocks never needs its intermediate
-    maps: `context_chain` keeps the coefficients only.
+    maps: `chain_coefficients` is all there is to compute.
     """
 
     def __init__(self, dim, ratio, pooling="att", fusion=("add",)):
@@ -62,33 +62,45 @@ class GlobalContextBlock(nn.Module):
         nn.init.zeros_(last.bias)
         return nn.Sequential(nn.Conv2d(dim, hidden, 1), nn.LayerNorm([hidden, 1, 1]), nn.ReLU(inplace=True), last)
 
-    def pool(self, x, scale, offset):
-        """The context of scale·x + offset: x (batch, d, H, W), the rest (batch, d, 1, 1)."""
+    def pool(self, x, scale, offset, basis=None):
+        """The context of scale·y + offset, (batch, d, 1, 1); y is x, or basis @ x with a matrix (d, channels of x)."""
         if self.conv_mask is None:
-            return x.mean((2, 3), keepdim=True) * scale + offset
-        pixels = rearrange(x, "b d h w -> b d (h w)")
-        # The offset adds the same to every logit, which a softmax does not see.
-        weight = rearrange(self.conv_mask.weight * scale, "b d 1 1 -> b 1 d")
-        attention = (weight @ pixels + self.conv_mask.bias).softmax(dim=-1)
-        context = rearrange(pixels @ attention.transpose(1, 2), "b d 1 -> b d 1 1")
-        return context * scale + offset
+            context = x.mean((2, 3))[..., None]
+        else:
+            pixels = x.flatten(2)
+            # The offset adds the same to every logit, which a softmax does not see.
+            weight = rearrange(self.conv_mask.weight * scale, "b d 1 1 -> b 1 d")
+            weight = weight if basis is None else weight @ basis
+            attention = (weight @ pixels + self.conv_mask.bias).softmax(dim=-1)
+            context = pixels @ attention.transpose(1, 2)
+        context = context if basis is None else basis @ context
+        return context[..., None] * scale + offset
 
     def forward(self, x):
         """(batch, dim, H, W) -> the same shape."""
         return context_chain([self], x)
 
 
-def context_chain(blocks, x):
-    """Apply global context blocks one after the other to x, (batch, d, H, W), writing one map in all."""
-    scale = x.new_ones(len(x), x.shape[1], 1, 1)
+def chain_coefficients(blocks, x, basis=None):
+    """Scale and offset, (batch, d, 1, 1), that global context blocks one after the other give to each channel.
+
+    x: (batch, d, H, W); or any (batch, n, H, W) from which a matrix `basis`, (d, n), makes the map.
+    """
+    scale = x.new_ones(len(x), x.shape[1] if basis is None else len(basis), 1, 1)
     offset = torch.zeros_like(scale)
     for block in blocks:
-        context = block.pool(x, scale, offset)
+        context = block.pool(x, scale, offset, basis)
         if block.channel_mul_conv is not None:
             gate = block.channel_mul_conv(context).sigmoid()
             scale, offset = scale * gate, offset * gate
         if block.channel_add_conv is not None:
             offset = offset + block.channel_add_conv(context)
+    return scale, offset
+
+
+def context_chain(blocks, x):
+    """Apply global context blocks one after the other to x, (batch, d, H, W), writing one map in all."""
+    scale, offset = chain_coefficients(blocks, x)
     return torch.addcmul(offset, x, scale)
 
 
@@ -107,3 +119,12 @@ class ContextDownsample(nn.Module):
 
     def forward(self, x):
         return F.relu(self.norm(self.conv_down(x)), inplace=True)
+
+    def of_product(self, matrix, x):
+        """The same of the map matrix @ x: (batch, d, n) and (batch, n, H, W); with few n, it is never written."""
+        if torch.is_grad_enabled():  # training takes small pictures, many at once
+            return self((matrix @ x.flatten(2)).unflatten(2, x.shape[2:]))
+        conv = self.conv_down
+        kernels = torch.einsum("odij,bdn->bonij", conv.weight, matrix)
+        x = torch.cat([F.conv2d(*pair, conv.bias, 2, 1) for pair in zip(x.split(1), kernels, strict=True)])
+        return F.relu(self.norm(x), inplace=True)

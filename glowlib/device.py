@@ -1,5 +1,7 @@
 """Where to compute, and in what precision."""
 
+from contextlib import nullcontext
+
 import torch
 
 from .errors import KitError
@@ -22,6 +24,17 @@ def choose_precision(device, precision="auto"):
         return getattr(torch, precision)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)():
+    if device.type == "cpu" and has_bfloat16():
         return torch.bfloat16
     return torch.float32
+
+
+def full_precision(x):
+    """Autocast switched off: what touches the picture itself keeps its last digits, which low noise lies in."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def has_bfloat16():
+    """Whether this CPU computes in bfloat16 itself."""
+    return getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()

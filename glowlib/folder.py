@@ -63,7 +63,7 @@ def parse(argv):
     parser.add_argument("--model", help=f"network the weights should be of: {', '.join(list_models().networks)}")
     parser.add_argument("--stride", type=int, help="pixels from tile to tile, by default 7/8 of the tile")
     parser.add_argument("--tile", default="auto", help='tile side in pixels, "auto" or "none" for whole pictures')
-    parser.add_argument("--batch_size", type=int, default=8, help="tiles at once")
+    parser.add_argument("--batch_size", type=int, help="tiles at once")
     parser.add_argument("--device", help="cuda, mps or cpu; by default the best there is")
     return parser.parse_args(argv)
 
@@ -81,7 +81,7 @@ def read_tile(text, stride, model):
         raise KitError(
             f"--stride is from 1 to the tile's side, {tile}, not {stride}: pixels between tiles would be lost"
         )
-    return tile, None if stride is None else tile - stride
+    return ("auto", None) if text == "auto" and stride is None else (tile, None if stride is None else tile - stride)
 
 
 @exit_clearly
@@ -89,7 +89,7 @@ def main(argv=None):
     args = parse(argv)
     if args.model is not None:
         known("network", args.model, list_models().networks)
-    if args.batch_size < 1:
+    if args.batch_size is not None and args.batch_size < 1:
         raise KitError(f"--batch_size is a number of at least 1, not {args.batch_size}")
     names = result_names(find_pictures(args.input_dir))
     device = own_device(args.device)

@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from .attention import attention
+from .linear import Linear, linear_add
+
 
 def attend(q, k, v, num_heads):
     """Multi-head attention without output projection: (batch, tokens, d) each; never materialised."""
     q, k, v = (rearrange(t, "b l (heads d) -> b heads l d", heads=num_heads) for t in (q, k, v))
-    return rearrange(F.scaled_dot_product_attention(q, k, v), "b heads l d -> b l (heads d)")
+    return rearrange(attention(q, k, v), "b heads l d -> b l (heads d)")
 
 
 def coordinates(height, width, like):
@@ -44,7 +47,8 @@ def rotate(x, height, width, num_heads):
 def to_tokens(x, g):
     """Flatten x; pool g to x's grid and flatten it: both (batch, tokens, d), and the grid."""
     height, width = x.shape[1:3]
-    g = F.adaptive_avg_pool2d(g, (height, width))
+    if g.shape[2:] != (height, width):
+        g = F.adaptive_avg_pool2d(g, (height, width))
     return rearrange(x, "b h w d -> b (h w) d"), rearrange(g, "b d h w -> b (h w) d"), (height, width)
 
 
@@ -55,14 +59,14 @@ class CrossAttn(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.norm_local, self.norm_global = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.query_proj, self.key_proj, self.value_proj = (nn.Linear(dim, dim) for _ in range(3))
-        self.out_proj = nn.Linear(dim, dim)
+        self.query_proj, self.key_proj, self.value_proj = (Linear(dim, dim) for _ in range(3))
+        self.out_proj = Linear(dim, dim)
 
     def forward(self, x, g):
         tokens, g, (h, w) = to_tokens(x, g)
         q, g = self.norm_local(tokens), self.norm_global(g)
         a = attend(self.query_proj(q), self.key_proj(g), self.value_proj(g), self.num_heads)
-        return rearrange(tokens + self.out_proj(a), "b (h w) d -> b h w d", h=h, w=w)
+        return rearrange(linear_add(a, self.out_proj, tokens), "b (h w) d -> b h w d", h=h, w=w)
 
 
 class ResidualInsideAttn(nn.Module):
@@ -75,9 +79,9 @@ class ResidualInsideAttn(nn.Module):
     def __init__(self, dim, num_heads, gated, position):
         super().__init__()
         self.num_heads, self.position = num_heads, position
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(dim, dim) for _ in range(3))
-        self.gate_proj = nn.Linear(2 * dim, dim) if gated else None
-        self.out_proj = nn.Linear(dim, dim)
+        self.q_proj, self.k_proj, self.v_proj = (Linear(dim, dim) for _ in range(3))
+        self.gate_proj = Linear(2 * dim, dim) if gated else None
+        self.out_proj = Linear(dim, dim)
 
     def forward(self, x, g):
         x, g, (h, w) = to_tokens(x, g)

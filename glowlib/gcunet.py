@@ -6,7 +6,7 @@ from torch import nn
 
 from .context import ContextDownsample, MapNorm, context_blocks, context_chain
 from .network import Denoiser
-from .upsample import DualUpsample
+from .upsample import DualUpsample, enlarge_to_image
 
 
 class ContextStage(nn.Module):
@@ -74,4 +74,4 @@ class GCUNet(Denoiser):
         for k in (1, 2, 3):
             x = self.concat_back_dim[k](torch.cat([x, skips[3 - k]], dim=1))
             x = self.layers_up[k](x)
-        return self.output(self.up(self.norm_up(x)))  # (batch, 3, H, W)
+        return enlarge_to_image(self.up, self.output, self.norm_up(x))  # (batch, 3, H, W)

@@ -5,9 +5,10 @@ and lets every stage ask the result. The map is always p times finer a side than
 """
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from .context import ContextDownsample, MapNorm, context_blocks, context_chain
+from .context import ContextDownsample, MapNorm, chain_coefficients, context_blocks, context_chain
 from .errors import KitError
 from .fusion import FUSIONS
 from .sunet import DecoderStage, EncoderStage, TokenUNet
@@ -117,6 +118,12 @@ class AskingDecoderStage(DecoderStage):
         return self.cross_attention(super().forward(x), g)
 
 
+def neighbourhoods(image):
+    """(batch, 3, H, W) -> (batch, 28, H, W): the 27 values that a 3×3 convolution sees at each pixel, and a 1."""
+    around = F.unfold(image, 3, padding=1).unflatten(2, image.shape[2:])
+    return torch.cat([around, torch.ones_like(around[:, :1])], dim=1)
+
+
 class SGLOWNet(TokenUNet):
     name = "sglownet"
 
@@ -130,11 +137,25 @@ class SGLOWNet(TokenUNet):
         self.initialise()
 
     def context_maps(self, image):
-        """G_0 ... G_3: (batch, C·2^i, H/2^i, W/2^i)."""
-        g = [self.gc_channel_proj(context_chain(self.gcn, self.gc_conv_first(image)))]
-        for downsample in self.gc_downsample_blocks:
-            g.append(downsample(g[-1]))
-        return g
+        """G_0, pooled to the tokens' grid (batch, C, H/p, W/p), and G_1, G_2, G_3 (batch, C·2^i, H/2^i, W/2^i).
+
+        Up to G_0 all is affine in a pixel's 3×3 neighbourhood, with coefficients that the context decides: so
+        neighbourhoods are pooled, not maps, and G_0 need not exist at full size.
+        """
+        around = neighbourhoods(image)
+        first = torch.cat([self.gc_conv_first.weight.flatten(1), self.gc_conv_first.bias[:, None]], dim=1)
+        scale, offset = (t.flatten(1, 2) for t in chain_coefficients(self.gcn, around, first))  # (batch, C, 1)
+        matrix = torch.cat([scale * first[:, :-1], scale * first[:, -1:] + offset], dim=2)
+        project, bias = self.gc_channel_proj.weight[..., 0, 0], self.gc_channel_proj.bias[:, None]
+        matrix = project @ matrix  # (batch, C, 28)
+        matrix = torch.cat([matrix[..., :-1], matrix[..., -1:] + bias], dim=2)
+        pooled = F.avg_pool2d(around, self.config.patch_size)
+        maps = [(matrix @ pooled.flatten(2)).unflatten(2, pooled.shape[2:])]
+        first_down, *further = self.gc_downsample_blocks
+        maps.append(first_down.of_product(matrix, around))
+        for downsample in further:
+            maps.append(downsample(maps[-1]))
+        return maps
 
     def restore(self, image):
         g = self.context_maps(image)

@@ -104,7 +104,7 @@ class Denoiser(nn.Module):
         height, width = image.shape[-2:]
         image = image.expand(-1, 3, -1, -1)
         x = pad_to_multiple(image, 8 * self.config.patch_size)
-        restored = self.restore(x)[..., :height, :width]
+        restored = self.restore(x.to(next(self.parameters()).dtype))[..., :height, :width].to(image.dtype)
         return restored + image if self.config.global_residual else restored
 
     def restore(self, x):

@@ -1,12 +1,15 @@
 """SUNet: Swin windows in a U-Net. Patches only. https://arxiv.org/abs/2202.14009"""
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from .device import full_precision
+from .linear import Linear
 from .network import Denoiser
 from .swin import PatchEmbed, PatchMerging
-from .upsample import DualUpsample
+from .upsample import DualUpsample, enlarge_to_image
 
 
 class TokenUpsample(DualUpsample):
@@ -58,14 +61,20 @@ class TokenUNet(Denoiser):
         self.layers_up.extend(decoder_stage(config, k) for k in (1, 2, 3))
         # Index 0 is a placeholder: the published names count from 1.
         self.concat_back_dim = nn.ModuleList([nn.Identity()])
-        self.concat_back_dim.extend(nn.Linear(2 * d, d) for d in (4 * dim, 2 * dim, dim))
+        self.concat_back_dim.extend(Linear(2 * d, d) for d in (4 * dim, 2 * dim, dim))
         self.norm_up = nn.LayerNorm(dim)
         self.up = DualUpsample(dim, dim, config.patch_size)
         self.output = nn.Conv2d(dim, 3, 3, padding=1, bias=False)
 
     def embed(self, image):
         """(batch, 3, H, W) -> tokens (batch, H/p, W/p, C)."""
-        return self.patch_embed(self.conv_first(image))
+        # Two convolutions with nothing between them are one: p + 2 pixels a side, at stride p.
+        first, patch = self.conv_first, self.patch_embed.proj
+        with full_precision(image):
+            kernel = F.conv_transpose2d(patch.weight, first.weight)
+            bias = patch.bias + patch.weight.sum((2, 3)) @ first.bias
+            x = F.conv2d(image, kernel, bias, patch.stride, first.padding)
+            return self.patch_embed.norm(rearrange(x, "b d h w -> b h w d"))
 
     def join_skip(self, k, x, skips):
         """Decoder stage k sees [decoder, skip], projected back to the width of one."""
@@ -73,7 +82,7 @@ class TokenUNet(Denoiser):
 
     def to_image(self, x):
         """Tokens (batch, H/p, W/p, C) -> (batch, 3, H, W)."""
-        return self.output(self.up(rearrange(self.norm_up(x), "b h w d -> b d h w")))
+        return enlarge_to_image(self.up, self.output, rearrange(self.norm_up(x), "b h w d -> b d h w"))
 
 
 class SUNet(TokenUNet):

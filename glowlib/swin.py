@@ -12,6 +12,9 @@ from einops import rearrange
 from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import nn
 
+from .attention import attention
+from .linear import Linear, linear_add, linear_gelu
+
 
 @lru_cache(maxsize=64)
 def window_mask(height, width, window, shift, device):
@@ -43,6 +46,52 @@ def window_mask(height, width, window, shift, device):
     return mask.to(device)
 
 
+@lru_cache(maxsize=64)
+def windows_of(height, width, window, shift, device):
+    """The tokens of a grid, padded to whole windows, in the order of its windows, shifted by `shift`.
+
+    Returns their row-major indices, (tokens,), and the mask of the last windows, (m, window², window²), or
+    None: windows that need no mask come first, and share what all of them add to their logits.
+    """
+    padded_h, padded_w = height + -height % window, width + -width % window
+    index = torch.arange(padded_h * padded_w).view(padded_h, padded_w).roll((-shift, -shift), (0, 1))
+    index = rearrange(index, "(i a) (j b) -> (i j) (a b)", a=window, b=window)
+    mask = window_mask(height, width, window, shift, torch.device("cpu"))
+    if mask is None:
+        return index.flatten().to(device), None
+    needed = mask.flatten(1).any(1)
+    return torch.cat([index[~needed], index[needed]]).flatten().to(device), mask[needed].to(device)
+
+
+@lru_cache(maxsize=64)
+def regroup(height, width, window, before, after, device):
+    """How tokens get from one order to another: (their indices, the indices of the way back).
+
+    before, after: the shift of the windows that the tokens are ordered by, None for row by row.
+    """
+    cpu = torch.device("cpu")
+    rows = torch.arange((height + -height % window) * (width + -width % window))
+    old, new = (
+        rows if shift is None else windows_of(height, width, window, shift, cpu)[0] for shift in (before, after)
+    )
+    there = old.argsort()[new]
+    return there.to(device), there.argsort().to(device)
+
+
+class Reorder(torch.autograd.Function):
+    """x[:, there] for a permutation: its gradient is gathered by the way back, where PyTorch would scatter it."""
+
+    @staticmethod
+    def forward(ctx, x, there, back):
+        ctx.save_for_backward(there, back)
+        return x.index_select(1, there)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        there, back = ctx.saved_tensors
+        return Reorder.apply(gradient, back, there), None, None
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows, with a relative position bias.
 
@@ -59,25 +108,27 @@ class WindowAttention(nn.Module):
         at = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")).flatten(1)
         apart = at[:, :, None] - at[:, None, :] + window - 1
         self.register_buffer("bias_index", apart[0] * (2 * window - 1) + apart[1], persistent=False)
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x, mask=None):
-        """(batch, windows, tokens, dim) and an optional mask (windows, tokens, tokens) -> the same shape as x."""
-        batch = len(x)
-        bias = rearrange(self.relative_position_bias_table[self.bias_index], "q k heads -> 1 heads q k")
+        """(batch, windows, tokens, dim) and a mask (m, tokens, tokens) of the last m windows, or None.
+
+        Returns what the windows attended to, before the output projection, in the shape of x.
+        """
+        batch, windows = x.shape[:2]
+        qkv = rearrange(self.qkv(x), "b n t (qkv d) -> qkv b n t d", qkv=3)
+        bias = self.relative_position_bias_table.T[:, self.bias_index][None]  # (1, heads, tokens, tokens)
         if mask is None:
-            # Windows join the batch and share one bias.
-            split = "b n t (three heads d) -> three (b n) heads t d"
-            join = "(b n) heads t d -> b n t (heads d)"
-        else:
-            # Windows join the heads, so that one mask serves the whole batch.
-            split = "b n t (three heads d) -> three b (n heads) t d"
-            join = "b (n heads) t d -> b n t (heads d)"
-            bias = rearrange(bias + mask[:, None], "n heads q k -> 1 (n heads) q k")
-        q, k, v = rearrange(self.qkv(x), split, three=3, heads=self.num_heads).unbind(0)
-        x = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), scale=self.scale)
-        return self.proj(rearrange(x, join, b=batch, heads=self.num_heads))
+            return self.attend(qkv, bias)
+        free = windows - len(mask)
+        masked = self.attend(qkv[:, :, free:], (bias + mask[:, None]).expand(batch, -1, -1, -1, -1).flatten(0, 1))
+        return torch.cat([self.attend(qkv[:, :, :free], bias), masked], dim=1) if free else masked
+
+    def attend(self, qkv, bias):
+        batch = qkv.shape[1]
+        q, k, v = rearrange(qkv, "three b n t (heads d) -> three (b n) heads t d", heads=self.num_heads).unbind(0)
+        return rearrange(attention(q, k, v, bias, self.scale), "(b n) heads t d -> b n t (heads d)", b=batch)
 
 
 class SwinBlock(nn.Module):
@@ -94,29 +145,53 @@ class SwinBlock(nn.Module):
 
     def forward(self, x):
         """(batch, height, width, dim) -> the same; any height and width."""
-        x = x + self.drop_path(self.attend(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return through_blocks([self], x)
 
-    def attend(self, x):
-        height, width = x.shape[1:3]
-        window, shift = self.window, self.shift
-        mask = window_mask(height, width, window, shift, x.device)
-        if height % window or width % window:
-            x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-        if shift:
-            x = x.roll((-shift, -shift), (1, 2))
-        rows = x.shape[1] // window
-        x = rearrange(x, "b (i a) (j c) d -> b (i j) (a c) d", a=window, c=window)
-        x = self.attn(x, mask)
-        x = rearrange(x, "b (i j) (a c) d -> b (i a) (j c) d", i=rows, a=window)
-        if shift:
-            x = x.roll((shift, shift), (1, 2))
-        return x[:, :height, :width]
+    def in_windows(self, x, mask):
+        """(batch, windows, tokens, dim) and the mask of the last windows -> the same."""
+        x = self.add(x, self.attn(self.norm1(x), mask), self.attn.proj)
+        return self.add(x, linear_gelu(self.norm2(x), self.mlp.fc1), self.mlp.fc2)
+
+    def add(self, x, branch, last):
+        """x plus what the branch's last layer makes of it, or plus nothing where stochastic depth drops it."""
+        if self.training:
+            return x + self.drop_path(last(branch))
+        return linear_add(branch, last, x)
+
+
+def through_blocks(blocks, x):
+    """Token grid (batch, height, width, dim) through Swin blocks of one window size -> the same shape.
+
+    All but attention treats each token alone. So tokens stay in the order of windows from block to block,
+    and move once between two blocks.
+    """
+    batch, height, width, _ = x.shape
+    window = blocks[0].window
+    if height % window or width % window:
+        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+    padded = x.shape
+    x = x.flatten(1, 2)
+    order = None  # row by row
+    for block in blocks:
+        if block.shift != order:
+            x = Reorder.apply(x, *regroup(height, width, window, order, block.shift, x.device))
+            order = block.shift
+        _, mask = windows_of(height, width, window, block.shift, x.device)
+        x = block.in_windows(rearrange(x, "b (n t) d -> b n t d", t=window**2), mask).flatten(1, 2)
+    x = Reorder.apply(x, *regroup(height, width, window, order, None, x.device))
+    return x.view(padded)[:, :height, :width]
+
+
+class SwinBlocks(nn.Sequential):
+    """Swin blocks, one after the other: token grid (batch, height, width, dim) -> the same shape."""
+
+    def forward(self, x):
+        return through_blocks(self, x)
 
 
 def swin_blocks(dim, num_heads, window, shift, scale, drop_paths):
     """One block for each rate in `drop_paths`; every second one shifts by `shift`."""
-    return nn.Sequential(
+    return SwinBlocks(
         *(SwinBlock(dim, num_heads, window, shift * (j % 2), scale, rate) for j, rate in enumerate(drop_paths))
     )
 
@@ -139,7 +214,7 @@ class PatchMerging(nn.Module):
     def __init__(self, dim):
         super().__init__()
         self.norm = nn.LayerNorm(4 * dim)
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x):
         # Column before row: the order the published weights know.

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from glowlib.errors import KitError
-from glowlib.inference import automatic_tile, denoise, positions, ramp
+from glowlib.inference import automatic_tile, denoise, fitted, positions, ramp
 from glowlib.models import create_model
 
 NETWORKS = ("sunet", "gcunet", "glownet", "sglownet")
@@ -28,13 +28,13 @@ class Pixelwise(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.config = SimpleNamespace(training_size=32)
+        self.config = SimpleNamespace(training_size=32, patch_size=4)
         self.weight, self.bias = nn.Parameter(self.WEIGHT.clone()), nn.Parameter(self.BIAS.clone())
         self.seen = []  # (shape, training) of each call
 
     def forward(self, x):
         self.seen.append((tuple(x.shape), self.training))
-        return torch.einsum("oc,bchw->bohw", self.weight, x) + self.bias[:, None, None]
+        return torch.einsum("oc,bchw->bohw", self.weight, x.to(self.weight.dtype)) + self.bias[:, None, None]
 
     @classmethod
     def expected(cls, colour):
@@ -47,7 +47,7 @@ class Mean(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.config = SimpleNamespace(training_size=32)
+        self.config = SimpleNamespace(training_size=32, patch_size=4)
         self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, x):
@@ -61,7 +61,7 @@ class Local(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.config = SimpleNamespace(training_size=32)
+        self.config = SimpleNamespace(training_size=32, patch_size=4)
         torch.manual_seed(0)
         self.layers = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1))
         self.layers.extend([nn.Tanh(), nn.Conv2d(6, 3, 3, padding=1)])
@@ -126,16 +126,27 @@ def test_blending_weights(tile, overlap):
         torch.testing.assert_close(weights[tile - overlap :] + weights[:overlap], torch.ones(overlap))
 
 
-@pytest.mark.parametrize(("training_size", "tile"), [(32, 128), (64, 128), (96, 192), (128, 256), (256, 256)])
+@pytest.mark.parametrize(("training_size", "tile"), [(32, 160), (64, 160), (96, 224), (128, 288), (256, 288)])
 def test_automatic_tile(training_size, tile, nano):
     config = create_model("sunet", **{**nano, "training_size": training_size}).config
     assert automatic_tile(config) == tile
 
 
 def test_auto_uses_the_automatic_tile():
-    model = Pixelwise()  # trained at 32, so tiles of 128, an eighth of it shared
-    denoise(model, as_batch(100, 300))
+    model = Pixelwise()  # trained at 32, so tiles of at most 160: three of 128 hold 300 and twice 32
+    denoise(model, as_batch(100, 300), batch_size=8)
     assert [shape for shape, _ in model.seen] == [(3, 3, 100, 128)]
+
+
+@given(st.integers(16, 3000), st.sampled_from([160, 224, 288]), st.sampled_from([16, 32]))
+def test_fitted_tiles(length, largest, step):
+    """As few as the largest allow, no larger than the step makes them."""
+    side = fitted(length, largest, 32, step)
+    assert side <= largest
+    assert side % step == 0
+    few = max(1, math.ceil((length - 32) / (largest - 32)))
+    assert len(positions(length, min(side, length), min(32, length - 1))) <= few
+    assert side == step or few * (side - step - 32) + 32 < length
 
 
 # --- tiles against the whole
@@ -438,7 +449,7 @@ def test_a_network_in_training_mode_restores_as_in_eval_mode(build):
     ("options", "message"),
     [({"tile": tile}, "tile is") for tile in (15, 0, -1, 64.0, "64", "whole", True)]
     + [({"tile": 64, "overlap": overlap}, "overlap is") for overlap in (-1, 64, 100, 8.0, "8", True)]
-    + [({"batch_size": size}, "batch_size is") for size in (0, -1, 2.0, None, True)],
+    + [({"batch_size": size}, "batch_size is") for size in (0, -1, 2.0, True)],
     ids=str,
 )
 def test_refuses_options_that_do_not_fit(options, message):

@@ -87,14 +87,15 @@ def test_logits_can_outweigh_the_mask(filled):
     x = randn(1, 7, 10, 12)
     expected = plain_swin_block(block, x, 3, 4, 2, 8)
     close(block(x), expected)
-    swin.window_mask.cache_clear()
     mask = window_mask(7, 10, 4, 2, x.device)
     original = swin.window_mask
     try:
+        swin.windows_of.cache_clear()
         swin.window_mask = lambda *_: mask.masked_fill(mask == -100, -torch.inf)
         assert (block(x) - expected).abs().max() > 1e-3
     finally:
         swin.window_mask = original
+        swin.windows_of.cache_clear()
 
 
 @pytest.mark.parametrize("shift", [0, 2])

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from glowlib import swin
-from glowlib.plain import materialised_attention, plainly
+from glowlib import fusion, glownet, linear, swin
+from glowlib.plain import plainly
 from glowlib.upsample import DualUpsample
 
 
@@ -23,9 +22,12 @@ def test_plain_networks_give_the_same(network, options, build, batch):
 
 
 def test_plain_parts_are_really_used():
-    originals = F.scaled_dot_product_attention, swin.window_mask, DualUpsample.forward
+    def parts():
+        return fusion.attention, swin.through_blocks, glownet.context_chain, DualUpsample.forward, linear.fusable
+
+    originals = parts()
     with plainly():
-        inside = F.scaled_dot_product_attention, swin.window_mask, DualUpsample.forward
-    assert inside[0] is materialised_attention
+        inside = parts()
+        assert not inside[-1](torch.zeros(1), torch.zeros(1))
     assert all(a is not b for a, b in zip(inside, originals, strict=True))
-    assert originals == (F.scaled_dot_product_attention, swin.window_mask, DualUpsample.forward)
+    assert parts() == originals
