@@ -16,7 +16,12 @@ from .attention import attention
 from .linear import Linear, linear_add, linear_gelu
 
 
+# Kept tensors serve training too, even if validation asked first.
+kept = torch.inference_mode(False)
+
+
 @lru_cache(maxsize=64)
+@kept
 def window_mask(height, width, window, shift, device):
     """Additive attention mask of a token grid, (windows, window², window²), or None if all may attend.
 
@@ -47,6 +52,7 @@ def window_mask(height, width, window, shift, device):
 
 
 @lru_cache(maxsize=64)
+@kept
 def windows_of(height, width, window, shift, device):
     """The tokens of a grid, padded to whole windows, in the order of its windows, shifted by `shift`.
 
@@ -64,6 +70,7 @@ def windows_of(height, width, window, shift, device):
 
 
 @lru_cache(maxsize=64)
+@kept
 def regroup(height, width, window, before, after, device):
     """How tokens get from one order to another: (their indices, the indices of the way back).
 
