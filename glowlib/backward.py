@@ -15,7 +15,6 @@ from .recipe import loss_of
 from .swin import SwinBlock
 from .upsample import DualUpsample
 
-
 WHOLE = (DualUpsample, CrossAttn, ResidualInsideAttn)
 
 

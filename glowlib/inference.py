@@ -7,7 +7,6 @@ import torch
 from .errors import KitError
 from .images import to_tensor
 
-
 SHARED = 32  # pixels that neighbouring automatic tiles share at least
 
 
@@ -21,7 +20,7 @@ def automatic_tile(config):
 
 
 def fitted(length, largest, overlap, step):
-    """The side of the fewest tiles that cover `length`: no larger than needed, a multiple of `step`, as `largest` is."""
+    """The side of the fewest tiles that cover a length, no larger than needed: a multiple of `step`, as `largest` is."""
     count = max(1, math.ceil((length - overlap) / (largest - overlap)))
     side = math.ceil((length + (count - 1) * overlap) / count)
     return side + -side % step
@@ -39,6 +38,14 @@ def ramp(tile, overlap):
     return (torch.minimum(index, tile - index) / max(overlap, 1)).clamp(max=1)
 
 
+def gathered(weights, length, overlap):
+    """What the weights of all tiles along one side add up to: (tile,) -> (length,)."""
+    total = weights.new_zeros(length)
+    for start in positions(length, len(weights), overlap):
+        total[start : start + len(weights)] += weights
+    return total
+
+
 @torch.no_grad()  # not inference mode, whose tensors the caller could not change in place
 def restore_tiles(model, image, sides, overlap, batch_size):
     """(batch, 3, H, W) -> the same shape: every tile through the model, `batch_size` at a time."""
@@ -51,15 +58,15 @@ def restore_tiles(model, image, sides, overlap, batch_size):
         for top in positions(height, th, oh)
         for left in positions(width, tw, ow)
     ]
-    weight = (ramp(th, oh)[:, None] * ramp(tw, ow)).to(image)
-    total, weights = torch.zeros_like(image), torch.zeros_like(image[:, :1])
+    rows, columns = ramp(th, oh).to(image), ramp(tw, ow).to(image)
+    total = torch.zeros_like(image)
     for i in range(0, len(corners), batch_size):
         part = corners[i : i + batch_size]
         restored = model(torch.stack([image[b, :, y : y + th, x : x + tw] for b, y, x in part])).to(total.dtype)
         for (b, y, x), r in zip(part, restored, strict=True):
-            total[b, :, y : y + th, x : x + tw] += r * weight
-            weights[b, :, y : y + th, x : x + tw] += weight
-    return total / weights
+            total[b, :, y : y + th, x : x + tw] += r * rows[:, None] * columns
+    # The tiles are a grid: the weights that meet at a pixel add up to a product of its row's and its column's.
+    return total.div_(gathered(rows, height, oh)[:, None] * gathered(columns, width, ow))
 
 
 def denoise(model, image, *, tile="auto", overlap=None, batch_size=None):

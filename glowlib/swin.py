@@ -15,7 +15,6 @@ from torch import nn
 from .attention import attention
 from .linear import Linear, linear_add, linear_gelu
 
-
 # Kept tensors serve training too, even if validation asked first.
 kept = torch.inference_mode(False)
 
