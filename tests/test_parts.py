@@ -9,10 +9,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from glowlib import swin
-from glowlib.context import ContextDownsample, GlobalContextBlock, MapNorm, context_blocks, context_chain
+from glowlib.attention import attention
+from glowlib.context import (
+    ContextDownsample,
+    GlobalContextBlock,
+    MapNorm,
+    chain_coefficients,
+    context_blocks,
+    context_chain,
+)
 from glowlib.fusion import FUSIONS, position_encoding
 from glowlib.head import DenoisingHead
-from glowlib.swin import PatchEmbed, PatchMerging, SwinBlock, swin_blocks, window_mask
+from glowlib.linear import Linear, linear_add, linear_gelu
+from glowlib.swin import PatchEmbed, PatchMerging, Reorder, SwinBlock, regroup, swin_blocks, window_mask, windows_of
 from glowlib.upsample import DualUpsample
 
 
@@ -138,6 +147,38 @@ def test_no_query_is_left_without_a_key(height, width, window, shift):
     assert (mask > -torch.inf).any(-1).all()
 
 
+@pytest.mark.parametrize(
+    ("height", "width", "window", "shift"), [(8, 8, 4, 0), (8, 8, 4, 2), (7, 10, 4, 2), (3, 9, 4, 0)]
+)
+def test_windows_that_need_a_mask_come_last(height, width, window, shift):
+    """The order is that of the windows of the rolled grid, but for theirs; each mask is its window's."""
+    cpu = torch.device("cpu")
+    order, mask = windows_of(height, width, window, shift, cpu)
+    rows, columns = math.ceil(height / window) * window, math.ceil(width / window) * window
+    rolled = torch.arange(rows * columns).view(rows, columns).roll((-shift, -shift), (0, 1))
+    cut = [
+        rolled[r : r + window, c : c + window].flatten()
+        for r in range(0, rows, window)
+        for c in range(0, columns, window)
+    ]
+    assert sorted(order.tolist()) == list(range(rows * columns))
+    every = window_mask(height, width, window, shift, cpu)
+    count = 0 if mask is None else len(mask)
+    for i, tokens in enumerate(order.view(-1, window**2)):
+        (place,) = [j for j, w in enumerate(cut) if torch.equal(w, tokens)]
+        masked = i >= len(cut) - count
+        assert masked == (every is not None and bool(every[place].any()))
+        assert not masked or torch.equal(mask[i - len(cut) + count], every[place])
+
+
+def test_reordering_and_its_gradient():
+    there, back = regroup(5, 8, 4, 0, 2, torch.device("cpu"))
+    x = randn(2, 64, 3).requires_grad_()
+    assert torch.equal(Reorder.apply(x, there, back), x[:, there])
+    assert torch.equal(Reorder.apply(Reorder.apply(x, there, back), back, there), x)
+    assert torch.autograd.gradcheck(lambda x: Reorder.apply(x, there, back), x)
+
+
 def test_every_second_block_shifts():
     blocks = swin_blocks(8, 2, 4, 2, None, [0.0, 0.1, 0.2])
     assert [block.shift for block in blocks] == [0, 2, 0]
@@ -163,6 +204,29 @@ def test_patch_merging_order(filled):
     x = randn(2, 4, 6, 5)
     joined = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], dim=-1)
     close(merge(x), F.linear(merge.norm(joined), merge.reduction.weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_linear_layers(dtype):
+    """Without a gradient the fused kernels compute what PyTorch's own layers do."""
+    layer, x, other = Linear(24, 40).to(dtype), randn(2, 7, 24).to(dtype), randn(2, 7, 40, seed=1).to(dtype)
+    expected = [layer(x), F.gelu(layer(x)), layer(x) + other]
+    assert all(y.requires_grad for y in expected)
+    with torch.no_grad():
+        found = [layer(x), linear_gelu(x, layer), linear_add(x, layer, other)]
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 0.03}[dtype]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b.detach(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("tokens", "dtype"), [(300, torch.float32), (9, torch.bfloat16)])
+def test_padded_heads_change_nothing(tokens, dtype):
+    """Heads of 12 channels become 16 where that pays; a scale of the caller's stays the caller's."""
+    q, k, v = (randn(1, 2, tokens, 12, seed=i).to(dtype) for i in range(3))
+    for scale in (None, 0.7):
+        expected = (q.double() @ k.double().mT * (12**-0.5 if scale is None else scale)).softmax(-1) @ v.double()
+        tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.03}[dtype]
+        torch.testing.assert_close(attention(q, k, v, scale=scale).double(), expected, rtol=tolerance, atol=tolerance)
 
 
 # Global context
@@ -213,6 +277,26 @@ def test_context_chain_is_block_by_block(pooling, fusion, filled):
         expected = plain_context_block(block, expected)
     close(context_chain(blocks, x), expected)
     assert (expected - x).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("pooling", ["att", "avg"])
+def test_coefficients_of_a_product(pooling, filled):
+    """The context of basis @ x, from x: the product is never made."""
+    blocks = filled(context_blocks(3, 8, 0.5, pooling, ("mul", "add"))).double()
+    x, basis = randn(2, 5, 6, 7), randn(8, 5, seed=1)
+    expected = chain_coefficients(blocks, torch.einsum("dn,bnhw->bdhw", basis, x))
+    for a, b in zip(chain_coefficients(blocks, x, basis), expected, strict=True):
+        close(a, b)
+
+
+def test_downsample_of_a_product(filled):
+    """With and without a gradient, and where the zeros around the map meet its constant."""
+    down = filled(ContextDownsample(8)).double().eval()
+    x, matrix = randn(2, 5, 6, 8), randn(2, 8, 5, seed=1)
+    expected = down(torch.einsum("bdn,bnhw->bdhw", matrix, x))
+    close(down.of_product(matrix, x), expected)
+    with torch.no_grad():
+        close(down.of_product(matrix, x), expected.detach())
 
 
 def test_context_hidden_channels():

@@ -17,6 +17,9 @@ def test_plain_networks_give_the_same(network, options, build, batch):
         with plainly():
             plain = model(image)
         assert torch.equal(model(image), fused)  # and nothing stays plain
+    with_gradient = model(image)  # other kernels, and S-GLOWNet's first map at full size
+    assert with_gradient.requires_grad
+    assert (with_gradient - fused).norm() / fused.norm() < 1e-5
     assert not torch.equal(plain, fused)
     assert (plain - fused).norm() / fused.norm() < 1e-5
 
