@@ -1,8 +1,17 @@
-"""Multi-head attention in one kernel, without its matrix in memory."""
+"""Multi-head attention: in one kernel without its matrix in memory, or from matrix products where those are faster."""
 
+import torch
 import torch.nn.functional as F
 
 VECTOR = 16  # values that the fused kernels take at once
+
+
+def materialised(q, k, v, bias=None, scale=None):
+    """softmax(scale·q kᵀ + bias) v from its parts; the shapes of `attention`."""
+    logits = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
+    if bias is not None:
+        logits = logits + bias
+    return logits.softmax(dim=-1) @ v
 
 
 def attention(q, k, v, bias=None, scale=None):
@@ -10,9 +19,12 @@ def attention(q, k, v, bias=None, scale=None):
 
     Where vectors cut off in the middle cost more than copies with zeros beside each head, zeros are put there.
     """
-    d = q.shape[-1]
-    if d % VECTOR and (q.shape[2] > 256 or q.element_size() < 4):
+    d, tokens = q.shape[-1], q.shape[2]
+    bias = None if bias is None else bias.to(q.dtype)
+    lower = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    if lower and tokens <= (1024 if torch.is_grad_enabled() else 256):
+        return materialised(q, k, v, bias, scale)  # the fused kernel is slow in bfloat16, its way back most of all
+    if d % VECTOR and (tokens > 256 or q.element_size() < 4):
         scale = d**-0.5 if scale is None else scale
         q, k, v = (F.pad(t, (0, -d % VECTOR)) for t in (q, k, v))
-    x = F.scaled_dot_product_attention(q, k, v, None if bias is None else bias.to(q.dtype), scale=scale)
-    return x[..., :d]
+    return F.scaled_dot_product_attention(q, k, v, bias, scale=scale)[..., :d]

@@ -12,15 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from . import fusion, gcunet, glownet, linear, sunet, swin
+from .attention import materialised
 from .swin import window_mask
 from .upsample import DualUpsample
-
-
-def materialised_attention(q, k, v, bias=None, scale=None):
-    logits = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
-    if bias is not None:
-        logits = logits + bias
-    return logits.softmax(dim=-1) @ v
 
 
 def chain(blocks, x):
@@ -50,7 +44,7 @@ def attend(block, x):
     bias = rearrange(block.attn.relative_position_bias_table[block.attn.bias_index], "q k heads -> heads q k")
     mask = window_mask.__wrapped__(height, width, window, shift, x.device)
     bias = bias if mask is None else bias + mask[:, None]
-    x = rearrange(materialised_attention(*qkv, bias, block.attn.scale), "b n heads t d -> b n t (heads d)")
+    x = rearrange(materialised(*qkv, bias, block.attn.scale), "b n heads t d -> b n t (heads d)")
     x = rearrange(block.attn.proj(x), "b (i j) (a c) d -> b (i a) (j c) d", i=rows, a=window)
     return x.roll((shift, shift), (1, 2))[:, :height, :width]
 
@@ -88,7 +82,7 @@ def plainly():
     with ExitStack() as changes:
         for owner, name, replacement in (
             (linear, "fusable", lambda x, weight: False),
-            (fusion, "attention", materialised_attention),
+            (fusion, "attention", materialised),
             (swin, "through_blocks", through_blocks),
             (gcunet, "context_chain", chain),
             (glownet, "context_chain", chain),

@@ -229,6 +229,23 @@ def test_padded_heads_change_nothing(tokens, dtype):
         torch.testing.assert_close(attention(q, k, v, scale=scale).double(), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("tokens", [64, 300])
+def test_attention_trains_in_bfloat16(tokens):
+    """From its parts or in one kernel: outputs and gradients are those of double precision, up to bfloat16's digits."""
+    given = [randn(2, 2, tokens, 12, seed=i) for i in range(3)] + [randn(1, 2, tokens, tokens, seed=3)]
+    lower = [t.bfloat16().requires_grad_() for t in given]
+    exact = [t.detach().double().requires_grad_() for t in lower]
+    q, k, v, bias = exact
+    expected = (0.3 * q @ k.mT + bias).softmax(-1) @ v
+    found = attention(*lower, scale=0.3)
+    assert found.dtype == torch.bfloat16
+    weight = randn(*expected.shape, seed=4)
+    (expected * weight).sum().backward()
+    (found.double() * weight).sum().backward()
+    for a, b in ((found, expected), *((x.grad, y.grad) for x, y in zip(lower, exact, strict=True))):
+        assert (a.double() - b).norm() < 0.02 * b.norm()
+
+
 # Global context
 
 
