@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .datasets import data_folder
+from .drawings import drawing
 from .errors import KitError
 from .images import read_picture
 from .noise import to_8bit_by_truncation
@@ -75,13 +76,9 @@ class NoisyCrops(Dataset):
     def __getitem__(self, position):
         c = self.config
         rng = np.random.default_rng([c.seed, position])
-        picture = self.store[rng.integers(self.count)]
-        top, left = (rng.integers(side - c.crop + 1) for side in picture.shape[:2])
-        crop = picture[top : top + c.crop, left : left + c.crop]
-        # The eight symmetries of the square, each equally likely.
-        crop = np.rot90(crop, rng.integers(4))
-        crop = crop[:, ::-1] if rng.integers(2) else crop
-        clean = np.ascontiguousarray(crop.transpose(2, 0, 1), dtype=np.float32) / 255
+        drawn = c.share_drawn and rng.random() < c.share_drawn
+        crop = drawing(rng, c.crop) if drawn else self.photograph(rng)
+        clean = np.ascontiguousarray(crop.transpose(2, 0, 1))
         noise = rng.standard_normal(clean.shape, dtype=np.float32)
         if rng.random() < c.share_grey:
             clean[:] = clean.mean(0)
@@ -90,6 +87,13 @@ class NoisyCrops(Dataset):
         if rng.random() < c.share_8bit:
             noisy = to_8bit_by_truncation(noisy)
         return noisy, torch.from_numpy(clean)
+
+    def photograph(self, rng):
+        """A random crop of a random picture in one of the eight symmetries of the square, each equally likely."""
+        picture, side = self.store[rng.integers(self.count)], self.config.crop
+        top, left = (rng.integers(length - side + 1) for length in picture.shape[:2])
+        crop = np.rot90(picture[top : top + side, left : left + side], rng.integers(4))
+        return (crop[:, ::-1] if rng.integers(2) else crop).astype(np.float32) / 255
 
 
 def pairs_folder(config):

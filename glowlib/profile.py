@@ -22,6 +22,7 @@ class TrainingConfig:
     sigma: tuple = (5, 50)  # noise level of each crop, uniform in this range; equal ends train for one level
     share_8bit: float = 0.25  # crops noised under the 8bit convention, so that one model serves both
     share_grey: float = 0.1  # crops made grey, with equal noise in the three channels
+    share_drawn: float = 0.0  # crops that are drawn, not photographed: flat areas, ramps, boards, bars, text
     loss: str = "l1"  # "l1" or "charbonnier"
     optimizer: str = "adamw"  # "adamw" or "adam"
     lr: float = 1e-3

@@ -681,6 +681,13 @@ def test_grey_and_8bit_crops(pictures, tmp_path):
         torch.testing.assert_close(noisy * 255, (noisy * 255).round(), rtol=0, atol=1e-4)
 
 
+def test_a_share_of_the_crops_is_drawn(tmp_path):
+    black = PictureStore([("a.png", np.zeros((64, 64, 3), np.uint8))], tmp_path / "store")
+    drawn = sum(NoisyCrops(black, recipe(share_drawn=0.3))[i][1].max() > 0 for i in range(200))
+    assert 40 < drawn < 80  # 60 expected, standard deviation 6.5; the share that is drawn all black is small
+    assert not any(NoisyCrops(black, recipe())[i][1].max() for i in range(50))
+
+
 def test_held_out_pictures_are_not_trained_on(pictures, tmp_path):
     store = PictureStore([("a.png", pictures[0][1]), ("z.png", np.zeros((64, 64, 3), np.uint8))], tmp_path / "store")
     assert all(NoisyCrops(store, recipe(), count=1)[i][1].max() > 0 for i in range(50))
