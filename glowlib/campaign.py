@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from .datasets import DATA_VARIABLE
 from .errors import KitError, exit_clearly
 from .profile import list_profiles, load_profile
@@ -28,11 +30,19 @@ def steps_done(folder):
     return int(rows[-1]["step"]) if rows else 0
 
 
+def shared_cores(at_once):
+    """Environment for trainings side by side: they share the cores instead of fighting for them."""
+    if at_once == 1:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // at_once))}
+
+
 def run_piece(jobs, minutes, at_once, variables):
     """Run training commands, {run folder: arguments}, `at_once` at a time, all of them in `minutes`.
 
     variables: the environment, where it differs from this process's.
     """
+    variables = shared_cores(at_once) | variables
     deadline, waiting, running, failed = time.monotonic() + 60 * minutes, dict(jobs), {}, []
     while waiting or running:
         while waiting and len(running) < at_once:

@@ -1,10 +1,11 @@
 """A training in pieces: each ends in time, the next goes on, the sum is the whole."""
 
 import pytest
+import torch
 import yaml
 from skimage import data
 
-from glowlib.campaign import main
+from glowlib.campaign import main, shared_cores
 from glowlib.datasets import DATA_VARIABLE
 from glowlib.images import write_png
 from glowlib.training import train
@@ -48,6 +49,12 @@ def test_pieces_add_up(place, capsys, monkeypatch):
     monkeypatch.setenv(DATA_VARIABLE, str(place))
     whole = train(place / "tiny.yaml", "sunet", data="photos", out=place / "whole", device="cpu")
     assert (place / "all" / "sunet-nano.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_trainings_side_by_side_share_the_cores(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    found = [shared_cores(n).get("OMP_NUM_THREADS") for n in (1, 2, 3, 8)]
+    assert found == [None, "2", "1", "1"]
 
 
 def test_what_a_training_says_is_said(place, capsys):
