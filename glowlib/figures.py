@@ -132,6 +132,80 @@ def quality_against_cost(costs, label):
     return figure
 
 
+def intervals(differences, labels):
+    """Differences in dB with their 95% intervals, a line each; those that hold 0 are grey.
+
+    differences: one score's rows of `ablation.differences`. labels: {model: text}, from the top.
+    """
+    rows = differences.set_index("model").loc[list(labels)]
+    figure, axis = plt.subplots(figsize=(6.4, 0.6 + 0.27 * len(rows)), layout="constrained")
+    places = np.arange(len(rows))[::-1]
+    clear = (rows["low"] > 0) | (rows["high"] < 0)
+    for place, sure, (_, row) in zip(places, clear, rows.iterrows(), strict=True):
+        colour = COLOURS[0] if sure else COLOURS[7]
+        axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.5)
+        axis.plot(row["difference"], place, "o", color=colour, markersize=5)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(places, labels.values(), fontsize=8)
+    axis.set_xlabel("difference of the mean PSNR (dB)", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def roofline(speed, bandwidth):
+    """Operations a second against operations a byte of each network's forward pass, below what the machine allows.
+
+    speed: float32 forward passes on a CPU from `glowlib.speed.measure`, of the published sizes. bandwidth: GB/s.
+    """
+    figure, axis = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    top = speed["peak"].median()
+    for i, (model, rows) in enumerate(speed.groupby("model", sort=False)):
+        for row in rows.itertuples():
+            plain = row.form == "plain"
+            fill = {"markerfacecolor": "white"} if plain else {}
+            intensity, rate = 1e3 * row.gflop / row.megabytes, row.gflop / row.seconds
+            name = f"{model.removesuffix('-paper')}, {row.form}"
+            axis.plot(intensity, rate, MARKERS[i], color=COLOURS[i], label=name, markersize=7, linestyle="", **fill)
+    ends = np.array(axis.get_xlim()) * (0.5, 1.5)
+    line = np.geomspace(max(ends[0], 1), ends[1], 100)
+    axis.plot(line, np.minimum(top, bandwidth * line), color="black", linewidth=1, zorder=0)
+    axis.set(xscale="log", yscale="log")
+    axis.set_xlabel("operations a byte read or written", fontsize=9)
+    axis.set_ylabel("GFLOP/s", fontsize=9)
+    axis.tick_params(labelsize=8, which="both")
+    axis.grid(alpha=0.3, which="both", linewidth=0.5)
+    figure.legend(fontsize=7, frameon=False, loc="outside right upper")
+    return figure
+
+
+def growth_of_cost(grown):
+    """Time a pixel, and memory with and without the restored picture itself, against the picture's size.
+
+    grown: from `glowlib.speed.growth`; the restored picture has three float32 values a pixel.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.7), layout="constrained")
+    pixels = grown["pixels"] / 1e6
+    axes[0].plot(pixels, grown["seconds"] / pixels, "o-", color=COLOURS[0], markersize=5)
+    low, high = (grown[end] / pixels for end in ("low", "high"))
+    axes[0].fill_between(pixels, low, high, color=COLOURS[0], alpha=0.2, linewidth=0)
+    axes[0].set_ylabel("seconds a megapixel", fontsize=9)
+    axes[1].plot(pixels, grown["memory"], "s-", color=COLOURS[1], markersize=5, label="at the peak")
+    above = grown["memory"] - 12 * pixels
+    axes[1].plot(pixels, above, "o-", color=COLOURS[0], markersize=5, label="without the restored picture")
+    axes[1].set_ylabel("memory (MB)", fontsize=9)
+    axes[1].legend(fontsize=8, frameon=False)
+    for axis in axes:
+        axis.set_xscale("log")
+        axis.set_ylim(bottom=0)
+        axis.set_xticks(pixels, [f"{value:.2g}" for value in pixels])
+        axis.minorticks_off()
+        axis.set_xlabel("megapixels", fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    return figure
+
+
 def save(figure, path):
     """Write path.png (150 dots per inch) and path.pdf, without dates, so that equal figures are equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)

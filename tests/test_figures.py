@@ -9,8 +9,11 @@ from skimage import data
 from glowlib import add_noise, psnr
 from glowlib.figures import (
     busiest_crop,
+    growth_of_cost,
+    intervals,
     psnr_against_sigma,
     quality_against_cost,
+    roofline,
     save,
     scatter_of_pair,
     visual_comparison,
@@ -74,6 +77,34 @@ def test_cost_figure_places_each_method():
     assert axis.get_xscale() == "log"
     np.testing.assert_allclose([c.get_offsets()[0] for c in axis.collections], [(0.1, 28), (10, 29)])
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["fast", "slow"]
+
+
+def test_intervals_that_hold_zero_are_grey():
+    table = pd.DataFrame({"model": ["a", "b"], "difference": [0.5, -0.1], "low": [0.2, -0.3], "high": [0.8, 0.1]})
+    axis = intervals(table, {"b": "second", "a": "first"}).axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["second", "first"]
+    lines = axis.lines[:4]  # an interval and a dot each, from the top
+    np.testing.assert_allclose([line.get_xdata()[0] for line in lines], [-0.3, -0.1, 0.2, 0.5])
+    assert lines[0].get_ydata()[0] > lines[2].get_ydata()[0]
+    assert lines[0].get_color() != lines[2].get_color()
+
+
+def test_roofline_places_each_network_below_the_machine():
+    rows = [("sunet-paper", "kit", 64.0, 0.5, 2000.0, 160.0), ("sunet-paper", "plain", 64.0, 0.8, 6400.0, 160.0)]
+    speed = pd.DataFrame(rows, columns=["model", "form", "gflop", "seconds", "megabytes", "peak"])
+    *points, line = roofline(speed, 40.0).axes[0].lines
+    np.testing.assert_allclose([p.get_xydata()[0] for p in points], [(32, 128), (10, 80)])
+    x, y = line.get_data()
+    np.testing.assert_allclose(y, np.minimum(160, 40 * x))
+
+
+def test_growth_leaves_the_restored_picture_out():
+    grown = pd.DataFrame(
+        {"pixels": [1e6, 4e6], "seconds": [10, 41], "low": [9, 40], "high": [11, 42], "memory": [100, 136]}
+    )
+    time, memory = growth_of_cost(grown).axes
+    np.testing.assert_allclose(time.lines[0].get_ydata(), [10, 10.25])
+    np.testing.assert_allclose([line.get_ydata() for line in memory.lines], [(100, 136), (88, 88)])
 
 
 def test_saving_twice_gives_equal_files_with_text(tmp_path):
