@@ -81,7 +81,7 @@ def read_tile(text, stride, model):
         raise KitError(
             f"--stride is from 1 to the tile's side, {tile}, not {stride}: pixels between tiles would be lost"
         )
-    return tile, None if stride is None else tile - stride
+    return ("auto", None) if text == "auto" and stride is None else (tile, None if stride is None else tile - stride)
 
 
 @exit_clearly

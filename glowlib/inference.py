@@ -7,14 +7,23 @@ import torch
 from .errors import KitError
 from .images import to_tensor
 
+SHARED = 32  # pixels that neighbouring automatic tiles share at least
+
 
 def automatic_tile(config):
-    """Tile side for a network: twice its training size, from 128 to 256 pixels.
+    """The largest side of a network's automatic tiles: twice its training size, from 128 to 256, and what they share.
 
     Context blocks and cross-attention see one tile at a time, so tiles keep to the scale that
     was trained; and the cost of cross-attention per pixel grows with the tile's area.
     """
-    return min(256, max(128, 2 * config.training_size))
+    return min(256, max(128, 2 * config.training_size)) + SHARED
+
+
+def fitted(length, largest, overlap, step):
+    """The side of the fewest tiles that cover a length, no larger than needed: a multiple of `step`, like `largest`."""
+    count = max(1, math.ceil((length - overlap) / (largest - overlap)))
+    side = math.ceil((length + (count - 1) * overlap) / count)
+    return side + -side % step
 
 
 def positions(length, tile, overlap):
@@ -38,10 +47,10 @@ def gathered(weights, length, overlap):
 
 
 @torch.no_grad()  # not inference mode, whose tensors the caller could not change in place
-def restore_tiles(model, image, tile, overlap, batch_size):
+def restore_tiles(model, image, sides, overlap, batch_size):
     """(batch, 3, H, W) -> the same shape: every tile through the model, `batch_size` at a time."""
     height, width = image.shape[-2:]
-    th, tw = min(tile, height), min(tile, width)  # tiles may be rectangular, never padded to squares
+    th, tw = min(sides[0], height), min(sides[1], width)  # never padded to squares
     oh, ow = min(overlap, th - 1), min(overlap, tw - 1)
     corners = [
         (b, top, left)
@@ -57,7 +66,7 @@ def restore_tiles(model, image, tile, overlap, batch_size):
         for (b, y, x), r in zip(part, restored, strict=True):
             total[b, :, y : y + th, x : x + tw] += r * rows[:, None] * columns
     # The tiles are a grid: the weights that meet at a pixel add up to a product of its row's and its column's.
-    return total.div_(gathered(rows, height, oh)[:, None] * gathered(columns, width, ow))
+    return total.div_(gathered(rows, height, oh)[:, None]).div_(gathered(columns, width, ow))
 
 
 def denoise(model, image, *, tile="auto", overlap=None, batch_size=None):
@@ -65,16 +74,17 @@ def denoise(model, image, *, tile="auto", overlap=None, batch_size=None):
 
     image: any kind that `glowlib.images.to_tensor` takes; the same kind comes back, of the same size, on the same
     device. Integer kinds are clipped and rounded; floats are not clipped. tile: side of the tiles in pixels;
-    "auto" (see `automatic_tile`); None for the whole image at once. overlap: pixels that neighbouring tiles
-    share at least, by default an eighth of the tile.
+    "auto" for rectangles of at most `automatic_tile`, fitted to the image; None for the whole image at once. overlap:
+    pixels that neighbouring tiles share at least, by default an eighth of the tile, or 32 of automatic ones.
     batch_size: tiles restored at once, by default 2 on a CPU and 8 on a GPU.
     The model runs in eval mode on its own device, whatever mode it was left in; weights of lower precision than
     float32 compute in theirs. Raises ValueError for options that do not fit and images that are none.
     """
     parameter = next(model.parameters())
     tensor, rebuild = to_tensor(image)
-    if tile == "auto":
-        tile = automatic_tile(model.config)
+    fit = tile == "auto"
+    if fit:
+        tile, overlap = automatic_tile(model.config), SHARED if overlap is None else overlap
     if tile is None:
         tile = max(tensor.shape[-2:])
     if type(tile) is not int or tile < 16:
@@ -86,11 +96,14 @@ def denoise(model, image, *, tile="auto", overlap=None, batch_size=None):
         batch_size = 2 if parameter.device.type == "cpu" else 8
     if type(batch_size) is not int or batch_size < 1:
         raise KitError(f"batch_size is a number of at least 1, not {batch_size!r}")
+    sides = (tile, tile)
+    if fit:
+        sides = [fitted(length, tile, overlap, 8 * model.config.patch_size) for length in tensor.shape[-2:]]
     training = model.training
     model.eval()
     try:
         working = tensor.to(parameter.device, torch.promote_types(parameter.dtype, torch.float32))
-        restored = restore_tiles(model, working, tile, overlap, batch_size)
+        restored = restore_tiles(model, working, sides, overlap, batch_size)
     finally:
         model.train(training)
     return rebuild(restored.to(tensor))

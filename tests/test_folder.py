@@ -205,7 +205,7 @@ def test_other_files_are_left_alone(command, folders):
         ({"tile": 32}, {"tile": 32}),
         ({"tile": 32, "stride": 32, "batch_size": 3}, {"tile": 32, "overlap": 0}),
         ({"tile": "none"}, {"tile": None}),
-        ({"stride": 100}, {"tile": 128, "overlap": 28}),
+        ({"stride": 100}, {"tile": 160, "overlap": 60}),
     ],
 )
 def test_tile_and_stride(given, meant, command, folders, model):
@@ -273,7 +273,7 @@ BAD_OPTIONS = {
     "result folder is input": ({"result_dir": "in"}, "is the input folder"),
     "result folder is input, otherwise": ({"result_dir": "in/../in/."}, "is the input folder"),
     "stride above tile": ({"tile": 64, "stride": 65}, "--stride is from 1 to the tile's side, 64, not 65"),
-    "stride above automatic tile": ({"stride": 129}, "--stride is from 1 to the tile's side, 128, not 129"),
+    "stride above automatic tile": ({"stride": 161}, "--stride is from 1 to the tile's side, 160, not 161"),
     "stride 0": ({"stride": 0}, "--stride is from 1"),
     "stride without tiles": ({"tile": "none", "stride": 64}, "no meaning with --tile none"),
     "tile no number": ({"tile": "big"}, "--tile is a number"),

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from glowlib.errors import KitError
-from glowlib.inference import automatic_tile, denoise, positions, ramp
+from glowlib.inference import automatic_tile, denoise, fitted, positions, ramp
 from glowlib.models import create_model
 
 NETWORKS = ("sunet", "gcunet", "glownet", "sglownet")
@@ -126,16 +126,27 @@ def test_blending_weights(tile, overlap):
         torch.testing.assert_close(weights[tile - overlap :] + weights[:overlap], torch.ones(overlap))
 
 
-@pytest.mark.parametrize(("training_size", "tile"), [(32, 128), (64, 128), (96, 192), (128, 256), (256, 256)])
+@pytest.mark.parametrize(("training_size", "tile"), [(32, 160), (64, 160), (96, 224), (128, 288), (256, 288)])
 def test_automatic_tile(training_size, tile, nano):
     config = create_model("sunet", **{**nano, "training_size": training_size}).config
     assert automatic_tile(config) == tile
 
 
 def test_auto_uses_the_automatic_tile():
-    model = Pixelwise()  # trained at 32, so tiles of 128, an eighth of it shared
+    model = Pixelwise()  # trained at 32, so tiles of at most 160: three of 128 hold 300 and twice 32
     denoise(model, as_batch(100, 300), batch_size=8)
     assert [shape for shape, _ in model.seen] == [(3, 3, 100, 128)]
+
+
+@given(st.integers(16, 3000), st.sampled_from([160, 224, 288]), st.sampled_from([16, 32]))
+def test_fitted_tiles(length, largest, step):
+    """As few as the largest allow, no larger than the step makes them."""
+    side = fitted(length, largest, 32, step)
+    assert side <= largest
+    assert side % step == 0
+    few = max(1, math.ceil((length - 32) / (largest - 32)))
+    assert len(positions(length, min(side, length), min(32, length - 1))) <= few
+    assert side == step or few * (side - step - 32) + 32 < length
 
 
 # --- tiles against the whole
