@@ -16,7 +16,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce verify test lab train bench notebooks lint clean
+.PHONY: help setup reproduce verify test lab train ablations bench notebooks lint clean
 
 help:  ## this list
 	@echo "Usage: make TARGET [NAME=value]"
@@ -40,7 +40,10 @@ lab: setup  ## open the notebooks in JupyterLab
 train: setup  ## train a model, or go on with an unfinished training [MODEL=sglownet PROFILE=small]
 	$(RUN) -m glowlib.training --profile $(or $(PROFILE),small) --model $(or $(MODEL),sglownet)
 
-bench: setup  ## how fast the networks are here and what memory they take; some minutes, nothing else running
+ablations: setup  ## train a narrow network again and again with one thing changed; under an hour [AT_ONCE=1]
+	$(RUN) -m glowlib.ablation --at_once $(or $(AT_ONCE),1)
+
+bench: setup  ## how fast the networks are here and what memory they take; about a quarter of an hour, nothing else running
 	$(RUN) -m glowlib.speed
 
 notebooks: setup  ## run the committed notebooks again, in place

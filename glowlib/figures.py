@@ -4,6 +4,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator
 
 from .images import to_array
 from .metrics import psnr
@@ -170,11 +171,15 @@ def roofline(speed, bandwidth):
     ends = np.array(axis.get_xlim()) * (0.5, 1.5)
     line = np.geomspace(max(ends[0], 1), ends[1], 100)
     axis.plot(line, np.minimum(top, bandwidth * line), color="black", linewidth=1, zorder=0)
-    axis.set(xscale="log", yscale="log")
+    axis.set(xscale="log", yscale="log", ylim=(0.7 * axis.get_ylim()[0], 1.2 * top))
+    for place in (axis.xaxis, axis.yaxis):
+        place.set_major_locator(LogLocator(10, (1, 2, 5)))
+        place.set_major_formatter("{x:g}")
+        place.set_minor_locator(NullLocator())
     axis.set_xlabel("operations a byte read or written", fontsize=9)
     axis.set_ylabel("GFLOP/s", fontsize=9)
     axis.tick_params(labelsize=8, which="both")
-    axis.grid(alpha=0.3, which="both", linewidth=0.5)
+    axis.grid(alpha=0.3)
     figure.legend(fontsize=7, frameon=False, loc="outside right upper")
     return figure
 
