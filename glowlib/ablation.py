@@ -28,14 +28,16 @@ def run_folder(out, model, seed):
     return Path(out) / f"{model}-seed{seed}"
 
 
-def collect(profile, out):
+def collect(profile, out, steps=None):
     """A row for each finished training: model, seed, parameters, gflops (256×256 pixels), and its held-out PSNR in dB.
+
+    steps: how long each is, where that is not what the profile says.
 
     Raises KitError for a training that has not made all its steps.
     """
     rows = []
     for model in profile.models:
-        _, network, options, recipe = plan(profile, model)
+        _, network, options, recipe = plan(profile, model, steps=steps)
         net = create_model(network, **options)
         size = {"parameters": parameter_count(net), "gflops": flops(net) / 1e9}
         for seed in profile.seeds:
@@ -78,6 +80,7 @@ def main(argv=None):
     parser.add_argument("--profile", default="ablations", help=f"one of {', '.join(list_profiles())}, or a YAML file")
     parser.add_argument("--out", type=Path, default=Path("results/runs/ablations"), help="folder of runs and tables")
     parser.add_argument("--minutes", type=float, default=24 * 60, help="stop after that long; run again to go on")
+    parser.add_argument("--steps", type=int, help="of each training (default: the profile's)")
     parser.add_argument("--at_once", type=int, default=1, help="trainings side by side, such as one a core")
     args, more = parser.parse_known_args(argv)
     profile = load_profile(args.profile)
@@ -88,9 +91,9 @@ def main(argv=None):
         for model in profile.models:
             folder = run_folder(args.out, model, seed)
             given = ["--profile", args.profile, "--model", model, "--seed", str(seed), "--out", str(folder)]
-            jobs[folder] = [*given, *more]
+            jobs[folder] = [*given, *(["--steps", str(args.steps)] if args.steps else []), *more]
     run_piece(jobs, args.minutes, max(1, args.at_once), {})
-    runs = collect(profile, args.out)
+    runs = collect(profile, args.out, args.steps)
     runs.to_csv(args.out / "runs.csv", index=False, float_format="%.4f")
     found = differences(runs)
     found.to_csv(args.out / "differences.csv", index=False, float_format="%.4f")

@@ -6,9 +6,11 @@ import pytest
 import yaml
 from scipy.stats import ttest_ind
 
-from glowlib.ablation import SCORES, differences, main
+from glowlib.ablation import SCORES, collect, differences, main
 from glowlib.datasets import DATA_VARIABLE
+from glowlib.errors import KitError
 from glowlib.images import write_png
+from glowlib.profile import load_profile
 
 
 def table(values):
@@ -67,6 +69,8 @@ def test_every_model_is_trained_with_every_seed(place, capsys):
     assert runs["psnr_sigma25"].nunique() == 4
     np.testing.assert_allclose(runs["mean"], runs[list(SCORES)].mean(axis=1), atol=1e-4)
     assert pd.read_csv(place / "runs" / "differences.csv")["model"].unique().tolist() == ["gcunet"]
+    with pytest.raises(KitError, match="has made 2 of 3 steps"):
+        collect(load_profile(place / "tiny.yaml"), place / "runs", steps=3)
 
 
 def test_one_seed_is_refused(place, capsys):
