@@ -47,7 +47,7 @@ bench: setup  ## how fast the networks are here and what memory they take; about
 	$(RUN) -m glowlib.speed
 
 notebooks: setup  ## run the committed notebooks again, in place
-	$(RUN) -m nbconvert --to notebook --execute --inplace --log-level WARN \
+	$(RUN) -m nbconvert --to notebook --execute --inplace --coalesce-streams --log-level WARN \
 	    --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 lint: setup  ## check style and format
