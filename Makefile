@@ -40,7 +40,7 @@ lab: setup  ## open the notebooks in JupyterLab
 train: setup  ## train a model, or go on with an unfinished training [MODEL=sglownet PROFILE=small]
 	$(RUN) -m glowlib.training --profile $(or $(PROFILE),small) --model $(or $(MODEL),sglownet)
 
-ablations: setup  ## train a narrow network again and again with one thing changed; under an hour [AT_ONCE=1]
+ablations: setup  ## train a narrow network again and again with one thing changed; half an hour for AT_ONCE=2 on two cores [AT_ONCE=1]
 	$(RUN) -m glowlib.ablation --at_once $(or $(AT_ONCE),1)
 
 bench: setup  ## how fast the networks are here and what memory they take; about a quarter of an hour, nothing else running

@@ -32,7 +32,6 @@ def collect(profile, out, steps=None):
     """A row for each finished training: model, seed, parameters, gflops (256×256 pixels), and its held-out PSNR in dB.
 
     steps: how long each is, where that is not what the profile says.
-
     Raises KitError for a training that has not made all its steps.
     """
     rows = []
@@ -42,10 +41,9 @@ def collect(profile, out, steps=None):
         size = {"parameters": parameter_count(net), "gflops": flops(net) / 1e9}
         for seed in profile.seeds:
             folder = run_folder(out, model, seed)
-            if steps_done(folder) < recipe.steps:
-                raise KitError(
-                    f"{folder} has made {steps_done(folder)} of {recipe.steps} steps: run this again to go on"
-                )
+            done = steps_done(folder)
+            if done < recipe.steps:
+                raise KitError(f"{folder} has made {done} of {recipe.steps} steps: run this again to go on")
             last = list(csv.DictReader((folder / "log.csv").open()))[-1]
             rows.append({"model": model, "seed": seed, **size} | {score: float(last[score]) for score in SCORES})
     table = pd.DataFrame(rows)

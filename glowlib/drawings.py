@@ -1,6 +1,6 @@
 """Pictures that no camera takes: flat areas, ramps, boards, bars and lines of text, at full contrast or less.
 
-A network that only ever saw photographs blurs what is drawn; a few such crops in its training are enough.
+A network that only ever saw photographs blurs what is drawn, so that a share of its crops may be drawn, too.
 """
 
 import string
@@ -31,7 +31,7 @@ def bars(rng, rows, columns):
 
 
 def ramp(rng, rows, columns):
-    """A linear gradient in any direction; nearly flat in every fourth drawing."""
+    """A linear gradient in any direction; flat in every fourth drawing."""
     angle = rng.uniform(0, 2 * np.pi)
     along = rows * np.sin(angle) + columns * np.cos(angle)
     along = (along - along.min()) / np.ptp(along)
