@@ -16,7 +16,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce verify test lab train ablations bench notebooks lint clean
+.PHONY: help setup reproduce verify test lab train ablations reach bench notebooks lint clean
 
 help:  ## this list
 	@echo "Usage: make TARGET [NAME=value]"
@@ -42,6 +42,9 @@ train: setup  ## train a model, or go on with an unfinished training [MODEL=sglo
 
 ablations: setup  ## train a narrow network again and again with one thing changed; half an hour for AT_ONCE=2 on two cores [AT_ONCE=1]
 	$(RUN) -m glowlib.ablation --at_once $(or $(AT_ONCE),1)
+
+reach: setup  ## the shipped models on whole pictures and on tiles, held-out photographs; a quarter of an hour on two cores
+	$(RUN) -m glowlib.reach
 
 bench: setup  ## how fast the networks are here and what memory they take; about a quarter of an hour, nothing else running
 	$(RUN) -m glowlib.speed

@@ -55,8 +55,17 @@ def code_fingerprint():
     return digest.hexdigest()
 
 
+def split_tile(name):
+    """("sglownet-small", "auto") for "sglownet-small"; "…@64" has tiles of 64 pixels, "…@whole" none (None)."""
+    network, _, tile = name.rpartition("@")
+    if network and (tile.isdecimal() or tile == "whole"):
+        return network, None if tile == "whole" else int(tile)
+    return name, "auto"
+
+
 def weights_file(name):
     """The weights file of a method that is a network: a shipped model's, or the path itself."""
+    name, _ = split_tile(name)
     shipped = shipped_folder() / name / "model.safetensors"
     return shipped if shipped.exists() else Path(name)
 
@@ -68,15 +77,19 @@ def fingerprint(name):
 
 
 def open_method(name, device):
-    """A function (noisy picture, σ) -> restored picture, by the name of a classical method, a model or a file."""
+    """A function (noisy picture, σ) -> restored picture, by the name of a classical method, a model or a file.
+
+    A model or file may name its tiles, as in "sglownet-small@64" or "sglownet-small@whole".
+    """
     if name == "noisy":
         return lambda noisy, sigma: noisy
     if name in METHODS:
         return partial(restore, name)
-    if name not in list_models().shipped and not Path(name).exists():
+    network, tile = split_tile(name)
+    if network not in list_models().shipped and not Path(network).exists():
         raise KitError(f"unknown method {name!r}; known are: {', '.join([*CLASSICAL, *list_models().shipped])}")
-    model = load_pretrained(name).to(device)
-    return lambda noisy, sigma: denoise(model, noisy)
+    model = load_pretrained(network).to(device)
+    return lambda noisy, sigma: denoise(model, noisy, tile=tile)
 
 
 def read_rows(path):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from skimage import data
 
-from glowlib import KitError, add_noise, classical, psnr, ssim
+from glowlib import KitError, add_noise, classical, denoise, load_pretrained, psnr, ssim
 from glowlib.benchmark import (
     COMPUTING,
     KEYS,
@@ -82,6 +82,14 @@ def test_rows_of_other_code_are_not_kept(table, tmp_path, monkeypatch):
     assert (run(path)["psnr"] == 99).all()  # trusted while the code is the same
     monkeypatch.setattr("glowlib.benchmark.code_fingerprint", lambda: "other")
     assert (run(path)["psnr"] < 60).all()
+
+
+@pytest.mark.parametrize(("suffix", "tile"), [("", "auto"), ("@32", 32), ("@whole", None)])
+def test_a_network_restores_with_the_tiles_that_its_name_says(tmp_path, suffix, tile):
+    name, clean = PICTURES["tiny"][0]
+    table = run(tmp_path / "scores.csv", methods=[f"sglownet-small{suffix}"], sigmas=(50,), conventions=("float",))
+    restored = denoise(load_pretrained("sglownet-small"), add_noise(clean, 50, seed=0, name=name), tile=tile)
+    assert table["psnr"].iloc[0] == pytest.approx(psnr(clean, restored), abs=1e-5)
 
 
 def test_an_unknown_method_is_named_before_anything_is_computed(tmp_path):
