@@ -27,6 +27,9 @@ class TrainingConfig:
     optimizer: str = "adamw"  # "adamw" or "adam"
     lr: float = 1e-3
     min_lr: float = 1e-6  # where the cosine ends
+    restart: int = 0  # step at which the rate begins a second cosine, from `restart_lr`; 0 or beyond `steps`: never
+    restart_lr: float = 0.0
+    restart_drawn: float = -1.0  # `share_drawn` from the restart on; -1: as before
     warmup: int = 200  # steps of linear warm-up
     epoch: int = 1  # steps for which the rate stays the same
     weight_decay: float = 0.0
@@ -54,6 +57,8 @@ class TrainingConfig:
         ):
             if getattr(self, name) not in known:
                 raise KitError(f"training option {name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
+        if self.restart and not (self.restart > self.warmup and self.restart_lr > 0):
+            raise KitError("training option restart is a step after the warm-up, and wants a restart_lr above 0")
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,15 @@ def matrix(name, parameter):
 
 
 def make_schedule(optimizer, config):
-    """Linear warm-up, then one cosine down to min_lr; the first rate is the warm-up's first stair, not 0."""
+    """Linear warm-up, then one cosine down to min_lr; the first rate is the warm-up's first stair, not 0.
+
+    With a restart, a second cosine follows (SGDR, https://arxiv.org/abs/1608.03983).
+    """
     first = config.lr * min(1, config.epoch / max(1, config.warmup))
-    warmup = {"warmup_t": config.warmup, "warmup_lr_init": first, "warmup_prefix": True}
+    settings = {"warmup_t": config.warmup, "warmup_lr_init": first, "warmup_prefix": True}
     span = max(1, config.steps - config.warmup)
-    return CosineLRScheduler(optimizer, span, lr_min=config.min_lr, t_in_epochs=False, **warmup)
+    if 0 < config.restart < config.steps:
+        span = config.restart - config.warmup
+        settings |= {"cycle_limit": 2, "cycle_mul": (config.steps - config.restart) / span}
+        settings |= {"cycle_decay": config.restart_lr / config.lr}
+    return CosineLRScheduler(optimizer, span, lr_min=config.min_lr, t_in_epochs=False, **settings)

@@ -318,6 +318,29 @@ def test_rates():
     assert rates[10:] == pytest.approx([1e-5 + 0.495e-3 * (1 + math.cos(math.pi * t / 40)) for t in range(40)])
 
 
+@pytest.mark.parametrize("steps", [30, 50, 80])
+def test_rates_of_a_restart(steps):
+    """What comes before it does not depend on what follows; a run that ends before it has none."""
+    config = TrainingConfig(steps=steps, warmup=10, lr=1e-3, min_lr=1e-5, restart=30, restart_lr=4e-4)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
+    schedule = make_schedule(optimizer, config)
+    rates = []
+    for step in range(steps):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:10] == pytest.approx([1e-4 + 9e-4 * step / 10 for step in range(10)])
+    assert rates[10:30] == pytest.approx([1e-5 + 0.495e-3 * (1 + math.cos(math.pi * t / 20)) for t in range(20)])
+    second = steps - 30
+    expected = [1e-5 + 0.195e-3 * (1 + math.cos(math.pi * t / second)) for t in range(second)]
+    assert rates[30:] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("change", [{"restart": 10, "restart_lr": 1e-3}, {"restart": 30}])
+def test_a_restart_without_a_rate_or_within_the_warm_up_is_refused(change):
+    with pytest.raises(KitError, match="restart is a step after the warm-up"):
+        TrainingConfig(steps=50, warmup=10, **change)
+
+
 def test_what_decays(nano):
     model = create_model("sglownet", **nano)
     decayed, kept = make_optimizer(model, TrainingConfig(weight_decay=0.1)).param_groups
@@ -686,6 +709,18 @@ def test_a_share_of_the_crops_is_drawn(tmp_path):
     drawn = sum(NoisyCrops(black, recipe(share_drawn=0.3))[i][1].max() > 0 for i in range(200))
     assert 40 < drawn < 80  # 60 expected, standard deviation 6.5; the share that is drawn all black is small
     assert not any(NoisyCrops(black, recipe())[i][1].max() for i in range(50))
+
+
+def test_another_share_is_drawn_from_the_restart_on(tmp_path):
+    black = PictureStore([("a.png", np.zeros((64, 64, 3), np.uint8))], tmp_path / "store")
+    restart = {"warmup": 2, "restart": 10, "restart_lr": 1e-3}
+    given = recipe(batch_size=4, share_drawn=0.0, restart_drawn=0.5, **restart)
+    drawn = [NoisyCrops(black, given)[i][1].max() > 0 for i in range(200)]
+    assert not any(drawn[:40])  # ten steps of four
+    assert 55 < sum(drawn) < 95
+    as_before = recipe(batch_size=4, share_drawn=0.3, **restart)
+    plain = recipe(batch_size=4, share_drawn=0.3)
+    assert all(torch.equal(*(NoisyCrops(black, c)[i][1] for c in (as_before, plain))) for i in range(60))
 
 
 def test_held_out_pictures_are_not_trained_on(pictures, tmp_path):
