@@ -1,0 +1,96 @@
+"""Model cards of the shipped models, read from their configuration, log and scores: `python -m glowlib.cards`."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from .benchmark import SCORES
+from .checkpoints import list_models, shipped_folder
+from .cost import cost
+from .errors import exit_clearly
+from .profile import TrainingConfig
+from .runs import VALIDATION_SIGMAS
+
+KINDS = {
+    "sunet": "SUNet: Swin windows in a U-Net, patches only",
+    "gcunet": "GCUNet: global context blocks in a U-Net, no windows",
+    "glownet": "GLOWNet: windows and global context in parallel, merged by cross-attention",
+    "sglownet": "S-GLOWNet: global context first, then windows that ask it by cross-attention",
+}
+SETTING = ["dataset", "convention", "sigma"]
+
+
+def minutes(log, batch_size):
+    """Minutes that the steps of a log took. log: its table, whose rate is that of the steps since the row before."""
+    steps = log["step"].diff().fillna(log["step"].iloc[0])
+    return float((steps * batch_size / log["images_per_second"]).sum() / 60)
+
+
+def card(name, summary):
+    """Markdown of a shipped model's card. summary: what `glowlib.benchmark.summarise` makes of the standard scores."""
+    folder = shipped_folder() / name
+    config = json.loads((folder / "config.json").read_text())
+    recipe, log = TrainingConfig(**config["training"]), pd.read_csv(folder / "log.csv")
+    size, crops = cost(name), config["step"] * recipe.batch_size
+    drawn, restart = f"{recipe.share_drawn:.0%}", ""
+    if 0 < recipe.restart < recipe.steps:
+        restart = f", and once more from {recipe.restart_lr:g} at step {recipe.restart:,}"
+        drawn += "" if recipe.restart_drawn < 0 else f" (later {recipe.restart_drawn:.0%})"
+    last = log.iloc[-1]
+    held_out = ", ".join(f"{last[f'psnr_sigma{s}']:.2f} dB at σ = {s}" for s in VALIDATION_SIGMAS)
+    scores = summary[summary["method"] == name].merge(
+        summary.loc[summary["method"] == "noisy", [*SETTING, "psnr"]], on=SETTING, suffixes=("", "_noisy")
+    )
+    scores = scores[[*SETTING, "psnr_noisy", *SCORES]]
+    scores.columns = ["pictures", "noise", "σ", "PSNR, noisy", "PSNR", "SSIM, `grey`", "SSIM, `rgb`"]
+    facts = {
+        "network": f"{KINDS[config['network']]}; options in `config.json`",
+        "size": f"{size['parameters'] / 1e6:.2f} million parameters, {size['gflops']:.1f} GFLOP for 256×256 pixels",
+        "input": "a colour photograph in [0, 1] with Gaussian noise of any σ from "
+        f"{recipe.sigma[0]} to {recipe.sigma[1]} (0 to 255 scale), which it is not told; `float` or `8bit` noise",
+        "data": f"{recipe.data}, without {recipe.hold_out} pictures that were held out; {recipe.share_grey:.0%} of the "
+        f"crops are grey, {drawn} drawn (`glowlib/drawings.py`)",
+        "recipe": f"{recipe.loss.upper()} loss, {recipe.optimizer}, rate {recipe.lr:g} after {recipe.warmup} steps of "
+        f"warm-up, falling to {recipe.min_lr:g} as a cosine{restart}; seed {recipe.seed}",
+        "budget": f"{config['step']:,} steps of {recipe.batch_size} crops of {recipe.crop}² ({crops:,} crops): "
+        f"{minutes(log, recipe.batch_size):.0f} minutes at the rate of the log",
+        "selection": f"none: the averaged weights of the last step; held-out pictures: {held_out}",
+    }
+    return "\n\n".join(
+        [
+            f"# {name}",
+            "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
+            f'`glowlib.load_pretrained("{name}")` opens it. `model.safetensors` is in half precision, and computes in '
+            "float32.",
+            "## Scores",
+            "PSNR in dB over RGB and SSIM under both conventions, means over all pictures, default tiling; single "
+            "pictures are in `results/reference/standard/tables/scores.csv`.",
+            scores.to_markdown(index=False, floatfmt=("", "", "g", ".2f", ".2f", ".4f", ".4f")),
+            "## Limits",
+            "- White Gaussian noise only: that of a camera, of JPEG or of film is another one, and was not trained.\n"
+            "- Levels beyond the trained range are not restored well.\n"
+            "- The training was short, and its curve still rises (`log.csv`): a small model to learn from and to train "
+            "further, no rival of networks that were trained for days.\n"
+            "- One training, one seed: the scores of another seed will differ by more than their last digits.\n"
+            "- Fine texture is smoothed at strong noise, and nothing restored is evidence of what was there.",
+        ]
+    )
+
+
+@exit_clearly
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m glowlib.cards", description=__doc__.split(":")[0] + ".")
+    parser.add_argument(
+        "--tables", type=Path, default=Path("results/reference/standard/tables"), help="folder with summary.csv"
+    )
+    args = parser.parse_args(argv)
+    summary = pd.read_csv(args.tables / "summary.csv", dtype={"convention": str})
+    for name in list_models().shipped:
+        (shipped_folder() / name / "README.md").write_text(card(name, summary) + "\n")
+        print(shipped_folder() / name / "README.md")
+
+
+if __name__ == "__main__":
+    main()
