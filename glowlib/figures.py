@@ -52,29 +52,34 @@ def visual_comparison(clean, noisy, restored, *, crop=None, side=96):
     side = min(side, *clean.shape[:2])
     top, left = crop or busiest_crop(clean, side)
     window = (slice(top, top + side), slice(left, left + side))
-    shown = {"noisy": noisy, **restored}
-    columns = len(shown) + 1
+    shown = {"noisy": noisy, **restored, "clean": clean}
+    lines = 1 if len(shown) <= 6 else 2  # more beside each other than six, and their names would overlap
+    columns = -(-len(shown) // lines)
     ratio = clean.shape[1] / clean.shape[0]
-    figure = plt.figure(figsize=(7.2, 7.2 / (columns + 2 * ratio) * 2 + 0.55), layout="constrained")
+    height = lines * (7.2 / (columns + 2 * ratio) * 2 + 0.55)
+    figure = plt.figure(figsize=(7.2, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0)
-    grid = figure.add_gridspec(2, columns + 1, width_ratios=[2 * ratio] + [1] * columns)
+    grid = figure.add_gridspec(2 * lines, columns + 1, width_ratios=[2 * ratio] + [1] * columns)
     whole = figure.add_subplot(grid[:, 0])
     show(whole, clean, "clean")
     whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=COLOURS[4], linewidth=1.5))
     errors = None
     for i, (name, image) in enumerate(shown.items()):
         image = to_array(image)
-        show(figure.add_subplot(grid[0, i + 1]), image[window], name, f"{psnr(clean, image):.2f} dB")
-        axis = figure.add_subplot(grid[1, i + 1])
+        line, column = 2 * (i // columns), i % columns + 1
+        last = i == len(shown) - 1
+        below = "PSNR" if last else f"{psnr(clean, image):.2f} dB"
+        show(figure.add_subplot(grid[line, column]), image[window], name, below)
+        axis = figure.add_subplot(grid[line + 1, column])
+        if last:
+            axis.axis("off")
+            bar = figure.colorbar(errors, cax=axis.inset_axes([0.0, 0.04, 0.12, 0.92]), extend="max")
+            bar.ax.tick_params(labelsize=7)
+            break
         error = np.abs(clean - image.clip(0, 1))[window].mean(2)
         errors = axis.imshow(error, cmap="viridis", vmin=0, vmax=0.15, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
         axis.set_xlabel("|error|", fontsize=8, labelpad=3)
-    show(figure.add_subplot(grid[0, columns]), clean[window], "clean", "PSNR")
-    axis = figure.add_subplot(grid[1, columns])
-    axis.axis("off")
-    bar = figure.colorbar(errors, cax=axis.inset_axes([0.0, 0.04, 0.12, 0.92]), extend="max")
-    bar.ax.tick_params(labelsize=7)
     return figure
 
 
@@ -151,6 +156,20 @@ def intervals(differences, labels):
     axis.set_xlabel("difference of the mean PSNR (dB)", fontsize=9)
     axis.tick_params(labelsize=8)
     axis.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def learning_curves(logs, score="psnr_sigma50"):
+    """A held-out score against the steps, a line a model. logs: {model: log.csv as a table}."""
+    figure, axis = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
+    for model, log in logs.items():
+        rows = log.dropna(subset=[score])
+        axis.plot(rows["step"], rows[score], label=model, markersize=5, **style(model))
+    axis.set_xlabel("steps", fontsize=9)
+    axis.set_ylabel("PSNR (dB)", fontsize=9)
+    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
     return figure
 
 

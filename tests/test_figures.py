@@ -11,6 +11,7 @@ from glowlib.figures import (
     busiest_crop,
     growth_of_cost,
     intervals,
+    learning_curves,
     psnr_against_sigma,
     quality_against_cost,
     roofline,
@@ -42,6 +43,15 @@ def test_comparison_shows_each_method_with_its_score():
     labels = [axis.get_xlabel() for axis in figure.axes]
     assert f"{psnr(CLEAN, NOISY):.2f} dB" in labels
     assert f"{psnr(CLEAN, 0.5 * NOISY):.2f} dB" in labels
+
+
+def test_comparison_of_many_methods_takes_two_lines():
+    restored = {f"method {i}": (i + 1) / 8 * NOISY for i in range(7)}
+    figure = visual_comparison(CLEAN, NOISY, restored, side=40)
+    shown = [axis for axis in figure.axes if axis.get_title()][1:]  # without the whole picture
+    assert [axis.get_title() for axis in shown] == ["noisy", *restored, "clean"]
+    assert [axis.get_subplotspec().rowspan.start for axis in shown] == [0] * 5 + [2] * 4
+    assert [axis.get_xlabel() for axis in shown[1:8]] == [f"{psnr(CLEAN, r):.2f} dB" for r in restored.values()]
 
 
 def test_comparison_shows_the_square_that_was_asked_for():
@@ -87,6 +97,15 @@ def test_intervals_that_hold_zero_are_grey():
     np.testing.assert_allclose([line.get_xdata()[0] for line in lines], [-0.3, -0.1, 0.2, 0.5])
     assert lines[0].get_ydata()[0] > lines[2].get_ydata()[0]
     assert lines[0].get_color() != lines[2].get_color()
+
+
+def test_learning_curves_hold_the_logs_numbers():
+    log = pd.DataFrame({"step": [50, 100, 150], "psnr_sigma50": [np.nan, 20.0, np.nan]})
+    other = pd.DataFrame({"step": [100, 200], "psnr_sigma50": [21.0, 23.0]})
+    axis = learning_curves({"a": log, "b": other}).axes[0]
+    assert [line.get_label() for line in axis.lines] == ["a", "b"]
+    np.testing.assert_allclose(axis.lines[0].get_xydata(), [(100, 20)])
+    np.testing.assert_allclose(axis.lines[1].get_xydata(), [(100, 21), (200, 23)])
 
 
 def test_roofline_places_each_network_below_the_machine():
