@@ -74,7 +74,11 @@ def differences(runs):
 
 @exit_clearly
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m glowlib.ablation", description=__doc__.split(":")[0] + ".")
+    parser = argparse.ArgumentParser(
+        prog="python -m glowlib.ablation",
+        description=__doc__.split(":")[0] + ".",
+        epilog="What is not listed here goes to python -m glowlib.training as it is, such as --lr.",
+    )
     parser.add_argument("--profile", default="ablations", help=f"one of {', '.join(list_profiles())}, or a YAML file")
     parser.add_argument("--out", type=Path, default=Path("results/runs/ablations"), help="folder of runs and tables")
     parser.add_argument("--minutes", type=float, default=24 * 60, help="stop after that long; run again to go on")
@@ -82,6 +86,8 @@ def main(argv=None):
     parser.add_argument("--at_once", type=int, default=1, help="trainings side by side, such as one a core")
     args, more = parser.parse_known_args(argv)
     profile = load_profile(args.profile)
+    if own := [option for option in more if option.split("=")[0] in ("--seed", "--model")]:
+        raise KitError(f"{own[0]} is the profile's to say: seeds and models stand in its YAML file")
     if len(profile.seeds) < 2:
         raise KitError(f"profile {profile.name} has one seed: a spread needs at least two")
     jobs = {}
@@ -89,8 +95,9 @@ def main(argv=None):
         for model in profile.models:
             folder = run_folder(args.out, model, seed)
             given = ["--profile", args.profile, "--model", model, "--seed", str(seed), "--out", str(folder)]
-            jobs[folder] = [*given, *(["--steps", str(args.steps)] if args.steps else []), *more]
-    run_piece(jobs, args.minutes, max(1, args.at_once), {})
+            jobs[folder] = [*more, *given, *(["--steps", str(args.steps)] if args.steps else [])]
+    if failed := run_piece(jobs, args.minutes, max(1, args.at_once), {}):
+        raise KitError("; ".join(failed))
     runs = collect(profile, args.out, args.steps)
     runs.to_csv(args.out / "runs.csv", index=False, float_format="%.4f")
     found = differences(runs)

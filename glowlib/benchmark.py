@@ -96,50 +96,65 @@ def read_rows(path):
     """The finished rows of an earlier run as text, without a last line that was cut off."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [
-            row for row in csv.DictReader(file) if None not in row.values() and None not in row and row["fingerprint"]
-        ]
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames not in (None, COLUMNS):
+                raise KitError(f"{path} is another kind of table: name a new file, or the scores of an earlier run")
+            return [row for row in reader if None not in row.values() and None not in row and row["fingerprint"]]
+    except OSError as error:
+        raise KitError(f"cannot read the table {path}: {error.strerror}") from error
+
+
+def write_rows(path, rows):
+    """Replace the table by these rows: beside first, so that it is never half-written."""
+    beside = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        beside.replace(path)
+    except OSError as error:
+        raise KitError(f"cannot write the table {path}: {error.strerror}") from error
 
 
 def run_benchmark(datasets, methods, sigmas, path, *, conventions=("float",), seeds=(0,), device="cpu", progress=True):
     """Score every method on every picture; return the tidy table, a pandas.DataFrame with COLUMNS.
 
     datasets: names for `load_dataset`, or {name: [(file name, picture)]}. methods: "noisy", classical ones (see
-    `glowlib.classical`), shipped models, weights files. sigmas: 0 to 255 scale. path: the table's CSV file, written
-    row by row; rows already there from the same code and weights are kept, so that an interrupted run
-    continues. conventions: "float", "8bit". PSNR in dB, SSIM under both conventions (see `glowlib.metrics`), seconds
-    of wall time.
-    Raises ValueError for unknown methods before anything is computed.
+    `glowlib.classical`), shipped models, weights files; the last two may name their tiles, see `open_method`. sigmas: 0
+    to 255 scale. path: the table's CSV file, written row by row; rows already there from the same code and weights are
+    not computed again, so that an interrupted run continues, and rows of other methods and pictures stay.
+    conventions: "float", "8bit". PSNR in dB, SSIM under both conventions (see `glowlib.metrics`), seconds of wall time.
+    Raises ValueError for unknown methods, and for a file of another kind, before anything is computed.
     """
     torch.backends.cudnn.allow_tf32 = False  # scores do not depend on the processor
     if not isinstance(datasets, dict):
         datasets = {name: load_dataset(name) for name in datasets}
     opened = {name: open_method(name, device) for name in methods}
     prints = {name: fingerprint(name) for name in methods}
-    wanted = [
-        (method, dataset, image, sigma, convention, seed)
+    wanted = {
+        (method, dataset, image, f"{sigma:g}", convention, str(seed)): (sigma, seed)
         for dataset, pictures in datasets.items()
         for image, _ in pictures
         for convention in conventions
         for sigma in sigmas
         for seed in seeds
         for method in methods
-    ]
-    pictures = {(dataset, image): picture for dataset, found in datasets.items() for image, picture in found}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = {
-        tuple(row[k] for k in KEYS): row for row in read_rows(path) if row["fingerprint"] == prints.get(row["method"])
     }
-    rows = {key: rows[key] for key in (tuple(map(str, k)) for k in wanted) if key in rows}
-    with path.open("w", newline="") as file:
+    pictures = {(dataset, image): picture for dataset, found in datasets.items() for image, picture in found}
+    kept = {tuple(row[k] for k in KEYS): row for row in read_rows(path)}
+    others = {key: row for key, row in kept.items() if key not in wanted}
+    rows = {key: kept[key] for key in wanted if key in kept and kept[key]["fingerprint"] == prints[key[0]]}
+    write_rows(path, [*rows.values(), *others.values()])
+    with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows.values())
-        for key in tqdm(wanted, unit="score", disable=not progress):
-            if tuple(map(str, key)) in rows:
+        for key, (sigma, seed) in tqdm(wanted.items(), unit="score", disable=not progress):
+            if key in rows:
                 continue
-            method, dataset, image, sigma, convention, seed = key
+            method, dataset, image, _, convention, _ = key
             clean = pictures[dataset, image]
             noisy = add_noise(clean, sigma, seed=seed, name=image, protocol=convention)
             began = time.perf_counter()
@@ -149,14 +164,14 @@ def run_benchmark(datasets, methods, sigmas, path, *, conventions=("float",), se
             seconds = time.perf_counter() - began
             scores = (psnr(clean, restored), ssim(clean, restored, "grey"), ssim(clean, restored, "rgb"))
             row = dict(zip(KEYS, key, strict=True), seconds=f"{seconds:.3f}", fingerprint=prints[method])
-            row |= {name: f"{score:.6f}" for name, score in zip(SCORES, scores, strict=True)}
-            writer.writerow(row)
+            rows[key] = row | {name: f"{score:.6f}" for name, score in zip(SCORES, scores, strict=True)}
+            writer.writerow(rows[key])
             file.flush()
-    table = pd.read_csv(path, dtype={"convention": str, "method": str, "fingerprint": str})
-    order = {tuple(map(str, key)): i for i, key in enumerate(wanted)}
-    place = [order[tuple(map(str, key))] for key in table[KEYS].itertuples(index=False)]
-    table = table.iloc[pd.Series(place).sort_values().index].reset_index(drop=True)
-    table.to_csv(path, index=False, float_format="%.6f")
+    found = [rows[key] for key in wanted]
+    write_rows(path, [*found, *others.values()])
+    table = pd.DataFrame(found, columns=COLUMNS)
+    numbers = ["sigma", "seed", "seconds", *SCORES]
+    table[numbers] = table[numbers].apply(pd.to_numeric)
     return table
 
 
@@ -168,7 +183,7 @@ def summarise(table):
 def paired_differences(table, methods, score="psnr", resamples=10_000):
     """Mean difference of each pair of methods over the pictures, with a bootstrap 95% interval (percentile).
 
-    The same pictures with the same noise were restored by both, so that the pictures' own difficulty cancels.
+    The same pictures, at least two, with the same noise were restored by both, so that their own difficulty cancels.
     Returns a row for each (dataset, convention, σ, pair): methods "a" and "b", mean of a - b, its interval's
     ends "low" and "high", and the number of pictures; seeds are averaged first.
     """
@@ -245,6 +260,8 @@ def main(argv=None):
     if args.pictures is not None and args.pictures < 1:
         raise KitError(f"--pictures is a number from 1 up, not {args.pictures}")
     config = load_profile(args.profile)
+    if not (config.datasets and config.methods):
+        raise KitError(f"profile {config.name} has no datasets and methods to score: it is for training")
     datasets = {name: load_dataset(name) for name in config.datasets}
     for name, pictures in datasets.items():
         count = min(args.pictures or len(pictures), len(pictures))

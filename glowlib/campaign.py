@@ -8,6 +8,7 @@ import argparse
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import torch
 from .datasets import DATA_VARIABLE
 from .errors import KitError, exit_clearly
 from .profile import list_profiles, load_profile
-from .recipe import plan
+from .recipe import meant
 
 
 def steps_done(folder):
@@ -41,29 +42,39 @@ def run_piece(jobs, minutes, at_once, variables):
     """Run training commands, {run folder: arguments}, `at_once` at a time, all of them in `minutes`.
 
     variables: the environment, where it differs from this process's.
+    Returns what went wrong, a line a folder; whatever ends this early ends the trainings, too.
     """
     variables = shared_cores(at_once) | variables
     deadline, waiting, running, failed = time.monotonic() + 60 * minutes, dict(jobs), {}, []
-    while waiting or running:
-        while waiting and len(running) < at_once:
-            turns = -(-len(waiting) // at_once)  # those that wait share what is left
-            left = (deadline - time.monotonic()) / 60 / turns
-            folder, arguments = next(iter(waiting.items()))
-            del waiting[folder]
-            folder.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, "-m", "glowlib.training", *arguments, "--minutes", f"{max(left, 0):.3f}"]
-            with (folder / "output.txt").open("a") as output:
-                settings = {"stdout": output, "stderr": subprocess.STDOUT, "env": os.environ | variables}
-                running[folder] = subprocess.Popen(command, **settings)
-        for folder, process in list(running.items()):
-            if process.poll() is not None:
-                del running[folder]
-                if process.returncode:
-                    said = (folder / "output.txt").read_text(errors="replace").split("\n")
-                    failed.append(f"{folder.name}: {[line for line in said if line.strip()][-1]}")
-        time.sleep(0.2)
-    if failed:
-        raise KitError("; ".join(failed))
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                turns = -(-len(waiting) // at_once)  # those that wait share what is left
+                left = (deadline - time.monotonic()) / 60 / turns
+                folder, arguments = next(iter(waiting.items()))
+                del waiting[folder]
+                folder.mkdir(parents=True, exist_ok=True)
+                command = [sys.executable, "-m", "glowlib.training", *arguments, "--minutes", f"{max(left, 0):.3f}"]
+                with (folder / "output.txt").open("a") as output:
+                    settings = {"stdout": output, "stderr": subprocess.STDOUT, "env": os.environ | variables}
+                    running[folder] = subprocess.Popen(command, **settings)
+            for folder, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[folder]
+                    if process.returncode:
+                        failed.append(f"{folder.name}: {reason(folder / 'output.txt', process.returncode)}")
+            time.sleep(0.2)
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.wait()
+    return failed
+
+
+def reason(output, status):
+    """Why a training ended: the last line of its output where that speaks to users, else its exit status."""
+    last = output.read_text(errors="replace").strip().rsplit("\n", 1)[-1]
+    return last.removeprefix("error: ") if last.startswith("error: ") else f"exit status {status}, see {output}"
 
 
 @exit_clearly
@@ -85,8 +96,9 @@ def main(argv=None):
         "--at_once", type=int, default=1, help="trainings side by side: one on a CPU, all on a large GPU"
     )
     args, more = parser.parse_known_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a scheduler's end ends the trainings
     profile = load_profile(args.profile)
-    names = [plan(profile, name)[0] for name in args.models or profile.models]
+    names = [meant(profile, name) for name in args.models or profile.models]
     variables = {}
     if args.pictures is not None:
         if not args.pictures.is_dir():
@@ -94,14 +106,17 @@ def main(argv=None):
         variables = {DATA_VARIABLE: str(args.pictures.resolve().parent)}
         more = [*more, "--data", args.pictures.resolve().name]
     jobs = {args.out / n: ["--profile", args.profile, "--model", n, "--out", str(args.out / n), *more] for n in names}
-    run_piece(jobs, args.minutes, max(1, args.at_once), variables)
+    failed = run_piece(jobs, args.minutes, max(1, args.at_once), variables)
     results = args.results or args.out / "results"
     results.mkdir(parents=True, exist_ok=True)
     for folder in jobs:
-        shutil.copy(folder / "model.safetensors", results / f"{folder.name}.safetensors")
-        shutil.copy(folder / "log.csv", results / f"{folder.name}.csv")
+        for made in ("model.safetensors", "log.csv"):
+            if (folder / made).exists():
+                shutil.copy(folder / made, results / f"{folder.name}{Path(made).suffix}")
         print(f"{folder.name}: {steps_done(folder)} steps")
     print(f"weights and logs in {results}")
+    if failed:
+        raise KitError("; ".join(failed))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import pandas as pd
 from .benchmark import SCORES
 from .checkpoints import list_models, shipped_folder
 from .cost import cost
-from .errors import exit_clearly
+from .errors import KitError, exit_clearly
 from .profile import TrainingConfig
+from .reproduction import read_table
 from .runs import VALIDATION_SIGMAS
 
 KINDS = {
@@ -39,6 +40,8 @@ def card(name, summary):
         restart = f", and once more from {recipe.restart_lr:g} at step {recipe.restart:,}"
         drawn += "" if recipe.restart_drawn < 0 else f" (later {recipe.restart_drawn:.0%})"
     last = log.iloc[-1]
+    if name not in set(summary["method"]):
+        raise KitError(f"there are no scores of {name}: run the standard profile with it first")
     held_out = ", ".join(f"{last[f'psnr_sigma{s}']:.2f} dB at σ = {s}" for s in VALIDATION_SIGMAS)
     scores = summary[summary["method"] == name].merge(
         summary.loc[summary["method"] == "noisy", [*SETTING, "psnr"]], on=SETTING, suffixes=("", "_noisy")
@@ -86,7 +89,7 @@ def main(argv=None):
         "--tables", type=Path, default=Path("results/reference/standard/tables"), help="folder with summary.csv"
     )
     args = parser.parse_args(argv)
-    summary = pd.read_csv(args.tables / "summary.csv", dtype={"convention": str})
+    summary = read_table(args.tables / "summary.csv", ["convention"])
     for name in list_models().shipped:
         (shipped_folder() / name / "README.md").write_text(card(name, summary) + "\n")
         print(shipped_folder() / name / "README.md")

@@ -4,6 +4,7 @@
 crops of BSD400's held-out pictures, so that what a network beats is beaten fairly.
 """
 
+import argparse
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -73,7 +74,11 @@ def tune(count=20, side=128):
 
 
 @exit_clearly
-def main():
+def main(argv=None):
+    argparse.ArgumentParser(
+        prog="python -m glowlib.classical",
+        description="Tune the classical methods' strengths on held-out pictures of BSD400, and write classical.yaml.",
+    ).parse_args(argv)
     target = Path(__file__).with_name("classical.yaml")
     text = "# Strengths in units of the noise level, by noise level; written by `python -m glowlib.classical`.\n"
     target.write_text(text + yaml.safe_dump(tune(), sort_keys=False))

@@ -12,7 +12,7 @@ import skimage
 import skimage.data
 
 from .errors import KitError
-from .images import SUFFIXES, read_picture
+from .images import SUFFIXES, read_picture, to_colour
 
 DATA_VARIABLE = "GLOWLIB_DATA"
 
@@ -92,6 +92,7 @@ def load_dataset(name):
     name: "bundled" (scikit-image's photographs); Kodak24, CBSD68, BSD400 (checked by count, size and hash,
     and fetched into `data_folder()` if not there); DIV2K (its archives are checked when they are fetched); McMaster,
     Urban100 (bring your own, checked by count); or any other folder of pictures in `data_folder()`.
+    Of your own pictures, 16 bits are rounded to 8, grey is repeated and alpha left out.
     Raises KitError, one line, for a wrong copy, an unreadable picture, or a set that is neither here nor to be had.
     """
     return list(iterate_dataset(name))
@@ -118,7 +119,7 @@ def iterate_dataset(name):
         picture = read_picture(path)
         if name in KNOWN:
             check_picture(name, file, path, picture)
-        yield file, picture
+        yield file, to_colour(picture)
 
 
 def stamp(name):

@@ -102,6 +102,8 @@ def read_picture(path):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
                 orientation = opened.getexif().get(0x0112, 1)
+                if opened.mode in ("I", "F"):
+                    raise ValueError("its 32-bit values have no known range; save it with 8 or 16 bits")
                 opened.load()  # notices cut files, which OpenCV would fill with grey
                 if opened.mode not in ("L", "RGB", "LA", "RGBA", "I;16", "I;16B"):
                     opened = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
@@ -115,6 +117,14 @@ def read_picture(path):
             order = cv2.COLOR_BGRA2RGBA if deep.shape[2] == 4 else cv2.COLOR_BGR2RGB
             picture = cv2.cvtColor(deep, order)
     return picture if picture.dtype == np.uint8 else picture.astype(np.uint16)
+
+
+def to_colour(picture):
+    """A picture as `read_picture` returns it, as uint8 H×W×3: 16 bits rounded to 8, grey repeated, alpha left out."""
+    if picture.dtype == np.uint16:
+        picture = np.rint(picture / 257).astype(np.uint8)
+    picture = picture[..., None] if picture.ndim == 2 else picture
+    return picture[..., :1].repeat(3, 2) if picture.shape[2] < 3 else np.ascontiguousarray(picture[..., :3])
 
 
 def write_png(path, picture):

@@ -6,6 +6,7 @@ The kit's own recipe needs none of this: it draws crops and noise as it trains (
 import argparse
 import csv
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,14 @@ def prepare(dataset, folder, *, crops=20, side=255, sigma=None, seed=0):
 
     dataset: a name for `glowlib.datasets.load_dataset`. crops: of each picture. Call again after an interruption:
     files that are there are not written again. The manifest comes last, so a folder with one is complete.
+    Raises KitError for a folder that was begun with another dataset, side, σ or seed.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"dataset": dataset, "side": side, "sigma": sigma, "seed": seed}
+    begun = folder / "settings.json"
+    if begun.exists() and json.loads(begun.read_text()) != settings:
+        raise KitError(f"{folder} was begun with other settings ({begun.read_text().strip()}): give another --out")
+    begun.write_text(json.dumps(settings) + "\n")
     for part in ("clean", "noisy"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     rows = []

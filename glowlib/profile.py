@@ -1,12 +1,24 @@
 """Profiles: one typed configuration, one YAML file each, unknown keys refused."""
 
-from dataclasses import dataclass, field, fields
+import math
+from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 
 import yaml
 
 from .errors import KitError
+
+# What the numbers of a recipe may be.
+RANGES = {
+    "steps batch_size hold_out epoch validate_every checkpoint_every": (1, math.inf),
+    "crop": (16, math.inf),
+    "share_8bit share_grey share_drawn ema": (0, 1),
+    "lr": (1e-12, math.inf),
+    "min_lr warmup restart weight_decay clip seed": (0, math.inf),
+    "workers": (-1, math.inf),
+    "restart_drawn": (-1, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,15 @@ class TrainingConfig:
         ):
             if getattr(self, name) not in known:
                 raise KitError(f"training option {name} is one of {', '.join(known)}, not {getattr(self, name)!r}")
+        for names, (low, high) in RANGES.items():
+            for name in names.split():
+                if not low <= getattr(self, name) <= high:
+                    upper = f" to {high}" if high < math.inf else " up"
+                    raise KitError(f"training option {name} is from {low}{upper}, not {getattr(self, name)!r}")
+        if len(self.sigma) != 2 or not 0 <= self.sigma[0] <= self.sigma[1]:
+            raise KitError(f"training option sigma is two levels from 0 up, the lower first, not {self.sigma}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise KitError(f"training option betas is two numbers from 0 to below 1, not {self.betas}")
         if self.restart and not (self.restart > self.warmup and self.restart_lr > 0):
             raise KitError("training option restart is a step after the warm-up, and wants a restart_lr above 0")
 
@@ -111,16 +132,18 @@ def load_profile(name_or_path):
         path = files("glowlib.profiles") / f"{name_or_path}.yaml"
     try:
         values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise KitError(f"cannot read the profile {path}: {str(error).splitlines()[0]}") from error
     if not isinstance(values or {}, dict):
         raise KitError(f"{path.name} should hold keys and values")
     values = {"name": path.name.rsplit(".", 1)[0], **(values or {})}
     values["training"] = typed(TrainingConfig, values.get("training", {}), f"{path.name}, training")
     profile = typed(Profile, values, path.name)
-    typed(TrainingConfig, profile.fine_tuning, f"{path.name}, fine_tuning")
+    common = asdict(profile.training)  # a section says what is other there
+    typed(TrainingConfig, {**common, **profile.fine_tuning}, f"{path.name}, fine_tuning")
     for name, options in profile.models.items():
         if not isinstance(options, dict) or "network" not in options:
             raise KitError(f"{path.name}, model {name}: it needs a network and may have options of create_model")
-        typed(TrainingConfig, options.get("training", {}), f"{path.name}, model {name}, training")
+        where, given = f"{path.name}, model {name}, training", options.get("training", {})
+        typed(TrainingConfig, {**common, **given} if isinstance(given, dict) else given, where)
     return profile

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import papermill
 import torch
+from nbclient.exceptions import DeadKernelError
 from nbconvert.filters import markdown2html
 
 from .benchmark import KEYS, SCORES, weights_file
@@ -61,6 +62,10 @@ def run_notebooks(profile, folder):
             )
         except papermill.exceptions.PapermillExecutionError as error:
             raise KitError(f"{source} failed with {error.ename}: {error.evalue}; see {target}") from error
+        except DeadKernelError as error:
+            raise KitError(
+                f"the kernel of {source} died, for want of memory perhaps: run this again to go on"
+            ) from error
 
 
 def hash_file(path):
@@ -170,6 +175,7 @@ def write_report(profile, folder, reference):
     tables = []
     for name, keys, scores in TABLES:
         ours, theirs = (read_table(place / "tables" / name, keys) for place in (folder, reference))
+        ours = ours[ours["method"].isin(profile.methods)]  # another profile's rows may lie in the same file
         tables.append((name, compare_table(ours, theirs, keys, scores, tolerances)))
     figures = compare_figures(folder, reference, tolerances["figure"])
 
@@ -241,7 +247,12 @@ def write_reference(name, sample):
         theirs = read_table(other, keys)
         rows = compare_table(ours.merge(theirs[keys]), theirs, keys, scores, LEAST)
         for score, part in rows.groupby("score"):
-            spread[score] = max(spread[score], part["difference"].abs().max(skipna=False))
+            spread[score] = float(np.maximum(spread[score], part["difference"].abs().max(skipna=False)))
+    if not all(map(np.isfinite, spread.values())):
+        raise KitError(f"{folder} lacks scores that the spread is measured on: finish its run first")
+    for part in ("tables", "figures"):
+        if not (folder / part).is_dir():
+            raise KitError(f"there is no {folder / part}: type make reproduce PROFILE={profile.name} first")
     shutil.rmtree(reference, ignore_errors=True)
     shutil.copytree(folder / "tables", reference / "tables")
     shutil.copytree(folder / "figures", reference / "figures", ignore=shutil.ignore_patterns("*.pdf"))

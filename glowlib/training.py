@@ -112,6 +112,8 @@ def train(
     name, network, options, config = plan(profile, model, start, **changes)
     folder = Path(out or Path("results/runs") / profile.name / "training" / name)
     device = own_device(device)
+    if micro_batch is not None and micro_batch < 1:
+        raise KitError(f"--micro_batch is a number from 1 up, not {micro_batch}")
     if config.batch_size % world():
         raise KitError(f"a batch of {config.batch_size} cannot be shared equally among {world()} processes")
     description = {"name": name, "network": network, "options": options, "training": asdict(config)}
@@ -153,54 +155,54 @@ def train(
 
         if step == config.steps and log:  # killed after the last checkpoint, perhaps before its export
             export(folder, ema.module, {**description, "step": step})
-        last = min(until or config.steps, config.steps)
+        last = config.steps if until is None else min(until, config.steps)
         net.train()
         began = last_logged = time.monotonic()
         loss_sum, summed, saved = 0.0, 0, step
         quiet = not (log and progress)
-        bar = tqdm(total=config.steps, initial=step, unit="step", mininterval=5, desc=name, disable=quiet)
-        for noisy, clean in batches(samples, config, step, rank(), world()) if step < last else ():
-            torch.manual_seed((rank() << 56) + (config.seed << 32) + step)  # dropped paths
-            schedule.step_update(step - step % config.epoch)
-            loss_sum, summed = loss_sum + backward(noisy, clean), summed + 1
-            scaler.unscale_(optimizer)
-            if config.clip:
-                nn.utils.clip_grad_norm_(net.parameters(), config.clip)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            ema.update(net, step=step)
-            bar.update()
+        shown = {"total": config.steps, "initial": step, "unit": "step", "mininterval": 5, "desc": name}
+        with tqdm(**shown, disable=quiet) as bar:
+            for noisy, clean in batches(samples, config, step, rank(), world()) if step < last else ():
+                torch.manual_seed((rank() << 56) + (config.seed << 32) + step)  # dropped paths
+                schedule.step_update(step - step % config.epoch)
+                loss_sum, summed = loss_sum + backward(noisy, clean), summed + 1
+                scaler.unscale_(optimizer)
+                if config.clip:
+                    nn.utils.clip_grad_norm_(net.parameters(), config.clip)
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad(set_to_none=True)
+                step += 1
+                ema.update(net, step=step)
+                bar.update()
 
-            done = step == last or agreed(minutes is not None and time.monotonic() - began > 60 * minutes, step)
-            validates = step % config.validate_every == 0 or step == config.steps
-            if done or validates or step % LOG_EVERY == 0 or step % config.checkpoint_every == 0:
-                mean = float(total(loss_sum)) / summed / world()
-                if not math.isfinite(mean):
-                    raise KitError(
-                        f"the loss is {mean} near step {step}: lower lr, or train in float32; "
-                        f"{folder} keeps step {saved}"
-                    )
-                speed = summed * config.batch_size / (time.monotonic() - last_logged)
-                row = {"step": step, "loss": f"{mean:.6f}", "lr": f"{optimizer.param_groups[0]['lr']:.4g}"}
-                row["images_per_second"] = f"{speed:.1f}"
-                if validates:
-                    row |= validate(ema.module.eval(), held_out)
-                if log:
-                    if validates and mean_psnr(row) > log.best():
-                        export(folder, ema.module, {**description, "step": step}, "best")
-                    log.add(**row)
-                    bar.set_postfix({"loss": row["loss"], "images/s": row["images_per_second"]})
-                    if watch:
-                        watch(log.rows)
-                loss_sum, summed, last_logged = 0.0, 0, time.monotonic()
-                if done or step % config.checkpoint_every == 0:
-                    save()
-                    saved = step
-            if done:
-                break
-        bar.close()
+                done = step == last or agreed(minutes is not None and time.monotonic() - began > 60 * minutes, step)
+                validates = step % config.validate_every == 0 or step == config.steps
+                if done or validates or step % LOG_EVERY == 0 or step % config.checkpoint_every == 0:
+                    mean = float(total(loss_sum)) / summed / world()
+                    if not math.isfinite(mean):
+                        raise KitError(
+                            f"the loss is {mean} near step {step}: lower lr, or train in float32; "
+                            f"{folder} keeps step {saved}"
+                        )
+                    speed = summed * config.batch_size / (time.monotonic() - last_logged)
+                    row = {"step": step, "loss": f"{mean:.6f}", "lr": f"{optimizer.param_groups[0]['lr']:.4g}"}
+                    row["images_per_second"] = f"{speed:.1f}"
+                    if validates:
+                        row |= validate(ema.module.eval(), held_out)
+                    if log:
+                        if validates and mean_psnr(row) > log.best():
+                            export(folder, ema.module, {**description, "step": step}, "best")
+                        log.add(**row)
+                        bar.set_postfix({"loss": row["loss"], "images/s": row["images_per_second"]})
+                        if watch:
+                            watch(log.rows)
+                    loss_sum, summed, last_logged = 0.0, 0, time.monotonic()
+                    if done or step % config.checkpoint_every == 0:
+                        save()
+                        saved = step
+                if done:
+                    break
     return folder
 
 
@@ -256,8 +258,8 @@ def main(argv=None):
     parser.add_argument("--dry-run", action="store_true", help="print the plan with what it takes, and train nothing")
     training_options(parser)
     args = vars(parser.parse_args(argv))
-    if args["sigma"]:
-        args["sigma"] = (args["sigma"][0], args["sigma"][-1])
+    if args["sigma"] and len(args["sigma"]) == 1:
+        args["sigma"] *= 2
     profile, model = args.pop("profile"), args.pop("model")
     if args.pop("dry_run"):
         print(dry_run(profile, model, **args))

@@ -73,6 +73,14 @@ def test_every_model_is_trained_with_every_seed(place, capsys):
         collect(load_profile(place / "tiny.yaml"), place / "runs", steps=3)
 
 
+@pytest.mark.parametrize("option", ["--seed", "--model=sunet"])
+def test_what_the_profile_says_is_not_given_twice(option, place, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(place, option, *([3] if option == "--seed" else []))
+    assert stop.value.code == 2
+    assert "is the profile's to say" in capsys.readouterr().err
+
+
 def test_one_seed_is_refused(place, capsys):
     profile = yaml.safe_load((place / "tiny.yaml").read_text())
     (place / "tiny.yaml").write_text(yaml.safe_dump({**profile, "seeds": [0]}))

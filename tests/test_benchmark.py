@@ -76,6 +76,32 @@ def test_an_interrupted_run_continues_after_the_last_finished_row(table, tmp_pat
     pd.testing.assert_frame_equal(continued.drop(columns="seconds"), table.drop(columns="seconds"))
 
 
+def test_rows_of_other_methods_and_pictures_stay(table, tmp_path):
+    path = tmp_path / "scores.csv"
+    table.to_csv(path, index=False)
+    some = run(path, datasets={"tiny": PICTURES["tiny"][:1]}, methods=["wavelet"])
+    assert len(some) == 4
+    assert len(pd.read_csv(path)) == len(table)
+    pd.testing.assert_frame_equal(run(path), table)
+
+
+def test_names_and_levels_come_back_as_they_were(tmp_path, monkeypatch):
+    settings = {"datasets": {"007": PICTURES["tiny"][:1]}, "methods": ["noisy"], "sigmas": (2.5, 10.0)}
+    first = run(tmp_path / "scores.csv", **settings)
+    assert first[["dataset", "sigma"]].values.tolist() == [["007", 2.5], ["007", 10], ["007", 2.5], ["007", 10]]
+    monkeypatch.setattr("glowlib.benchmark.psnr", None)  # nothing is computed again
+    pd.testing.assert_frame_equal(run(tmp_path / "scores.csv", **settings), first)
+
+
+def test_another_table_is_left_alone(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("a,b\n1,2\n")
+    for place, said in ((path, "another kind of table"), (tmp_path, "cannot read the table")):
+        with pytest.raises(KitError, match=said):
+            run(place)
+    assert path.read_text() == "a,b\n1,2\n"
+
+
 def test_rows_of_other_code_are_not_kept(table, tmp_path, monkeypatch):
     path = tmp_path / "scores.csv"
     table.assign(psnr=99.0).to_csv(path, index=False, float_format="%.6f")

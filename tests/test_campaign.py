@@ -1,11 +1,14 @@
 """A training in pieces: each ends in time, the next goes on, the sum is the whole."""
 
+import subprocess
+import time
+
 import pytest
 import torch
 import yaml
 from skimage import data
 
-from glowlib.campaign import main, shared_cores
+from glowlib.campaign import main, reason, shared_cores
 from glowlib.datasets import DATA_VARIABLE
 from glowlib.images import write_png
 from glowlib.training import train
@@ -59,7 +62,7 @@ def test_trainings_side_by_side_share_the_cores(monkeypatch):
 
 def test_what_a_training_says_is_said(place, capsys):
     for more, said in (
-        (["--crop", 50], "sunet-nano: error: 0.png of photos is smaller"),
+        (["--crop", 50], "sunet-nano: 0.png of photos is smaller"),
         (["--models", "x"], "unknown"),
     ):
         with pytest.raises(SystemExit) as leaving:
@@ -68,3 +71,40 @@ def test_what_a_training_says_is_said(place, capsys):
         error = capsys.readouterr().err
         assert said in error
         assert error.count("\n") == 1
+
+
+def test_one_failed_training_does_not_withhold_the_others(place, capsys):
+    profile = yaml.safe_load((place / "tiny.yaml").read_text())
+    profile["models"]["sunet-nano"]["training"] = {"lr": 1e30, "clip": 0.0, "warmup": 0}  # diverges
+    (place / "tiny.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
+    with pytest.raises(SystemExit) as leaving:
+        piece(place)
+    assert leaving.value.code == 2
+    assert "sunet-nano: the loss is" in capsys.readouterr().err
+    weights = [path.name for path in (place / "runs" / "results").glob("*.safetensors")]
+    assert weights == ["gcunet-nano.safetensors"]
+
+
+def test_an_early_end_ends_the_trainings(place, monkeypatch):
+    started = []
+
+    class Process(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        piece(place, "--steps", 100_000)
+    assert started[0].poll() is not None
+
+
+def test_why_a_training_ended(tmp_path):
+    (tmp_path / "output.txt").write_text("net: 30%\rnet: 40%\nerror: no space is left\n")
+    assert reason(tmp_path / "output.txt", 2) == "no space is left"
+    (tmp_path / "output.txt").write_text("net: 30%\rnet: 40%")
+    assert reason(tmp_path / "output.txt", -9) == f"exit status -9, see {tmp_path / 'output.txt'}"

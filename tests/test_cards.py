@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from glowlib.cards import card, minutes
+from glowlib.cards import card, main, minutes
 from glowlib.checkpoints import list_models
 from glowlib.classical import METHODS
 
@@ -22,6 +22,18 @@ def test_minutes_are_those_of_the_log():
 @pytest.mark.parametrize("name", list_models().shipped)
 def test_the_card_says_what_was_measured(name):
     assert (ROOT / "results" / "models" / name / "README.md").read_text() == card(name, SUMMARY) + "\n"
+
+
+def test_without_scores_one_line_says_what_to_do(tmp_path, capsys):
+    for text, said in ((None, "cannot read the table"), ("method,psnr,convention\nnoisy,1,float\n", "no scores of")):
+        if text:
+            (tmp_path / "summary.csv").write_text(text)
+        with pytest.raises(SystemExit) as stop:
+            main(["--tables", str(tmp_path)])
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", list_models().shipped)

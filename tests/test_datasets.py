@@ -98,6 +98,18 @@ def test_bring_your_own_says_so(tiny):
     assert [name for name, _ in load_dataset("mine")] == list(PICTURES)
 
 
+def test_own_pictures_of_other_kinds_become_colour(tiny):
+    picture = PICTURES[next(iter(PICTURES))]
+    grey = picture[..., 0]
+    kinds = {"alpha": np.dstack([picture, grey]), "deep": picture.astype(np.uint16) * 257, "grey": grey}
+    kinds |= {"grey_alpha": np.dstack([grey, grey]), "grey_deep": grey.astype(np.uint16) * 257 + 100}
+    put(tiny / "mine", {f"{name}.png": kind for name, kind in kinds.items()})
+    for name, found in load_dataset("mine"):
+        expected = np.dstack([grey] * 3) if "grey" in name else picture
+        assert found.dtype == np.uint8
+        assert np.array_equal(found, expected), name
+
+
 class Server(ThreadingHTTPServer):
     """Serves `content`; the first `drops` answers to each path break off half-way; counts what was asked."""
 

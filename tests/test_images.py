@@ -199,6 +199,13 @@ def test_other_modes_of_files_become_colour(name, mode, tmp_path, photograph):
     assert np.array_equal(read_picture(tmp_path / f"{name}.png"), np.asarray(picture.convert("RGB")))
 
 
+@pytest.mark.parametrize("values", [np.full((8, 8), 0.5, np.float32), np.full((8, 8), 40_000, np.int32)])
+def test_values_without_a_known_range_are_refused(values, tmp_path):
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(KitError, match="no known range; save it with 8 or 16 bits"):
+        read_picture(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.9])
 def test_cut_files_are_named(suffix, share, tmp_path, photograph):

@@ -59,6 +59,14 @@ def test_files_and_manifest_agree_and_an_interrupted_run_goes_on(tmp_path):
     assert lost.read_bytes() == wanted
 
 
+def test_pairs_of_two_settings_are_not_mixed(tmp_path):
+    prepare("bundled", tmp_path, crops=1, side=32)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(KitError, match="begun with other settings"):
+        prepare("bundled", tmp_path, crops=1, side=32, sigma=10)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+
+
 def test_the_command_speaks_clearly(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--dataset", "bundled", "--out", str(tmp_path), "--side", "301"])

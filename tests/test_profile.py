@@ -7,6 +7,7 @@ import pytest
 from glowlib.errors import KitError
 from glowlib.models import NETWORKS, create_model
 from glowlib.profile import Profile, TrainingConfig, list_profiles, load_profile
+from glowlib.recipe import meant, plan
 
 
 def written(tmp_path, text):
@@ -72,12 +73,44 @@ def test_unknown_keys_are_refused_by_name(text, key, known, tmp_path):
         ("- quick", "keys and values"),
         ("training: {sigma: 25}", "sigma"),
         ("training: {lr: 1e-3}", "lr"),  # YAML 1.1 reads this as text
+        ("training: {lr: 0}", "lr is from"),
+        ("training: {lr: .nan}", "lr is from"),
+        ("training: {sigma: [50]}", "two levels"),
+        ("training: {sigma: [50, 5]}", "the lower first"),
+        ("training: {betas: [0.9, 1]}", "below 1"),
+        ("training: {validate_every: 0}", "validate_every is from 1 up"),
+        ("training: {share_drawn: 1.5}", "share_drawn is from 0 to 1"),
+        ("training: {seed: -1}", "seed is from 0 up"),
     ],
 )
 def test_what_does_not_fit_is_one_line(text, named, tmp_path):
     with pytest.raises(KitError, match=named) as caught:
         load_profile(written(tmp_path, text))
     assert "\n" not in str(caught.value)
+
+
+def test_a_section_says_what_is_other(tmp_path):
+    """A value that only fits together with the profile's own is no error."""
+    text = """
+training: {warmup: 10, restart_lr: 1.0e-3}
+fine_tuning: {restart: 100}
+models: {net: {network: sunet, training: {restart: 50}}}
+"""
+    profile = load_profile(written(tmp_path, text))
+    assert plan(profile, "net")[3].restart == 50
+    assert plan(profile, "net", "start")[3].restart == 100
+
+
+def test_a_model_by_its_name_or_by_its_network(tmp_path):
+    profile = load_profile(
+        written(tmp_path, "models: {sunet: {network: sunet}, b: {network: sunet}, c: {network: gcunet}}")
+    )
+    assert [meant(profile, name) for name in ("sunet", "b", "gcunet")] == ["sunet", "b", "c"]
+    two = load_profile(written(tmp_path, "models: {a: {network: sunet}, b: {network: sunet}}"))
+    with pytest.raises(KitError, match="'sunet' means several models: a, b"):
+        meant(two, "sunet")
+    with pytest.raises(KitError, match="unknown model to train 'd'"):
+        meant(profile, "d")
 
 
 def test_unknown_profile_lists_the_known(tmp_path):

@@ -90,8 +90,12 @@ def test_seconds_are_seconds():
     assert 0.05 <= seconds(lambda: time.sleep(0.05), "cpu") < 1
 
 
-def test_bad_rounds_are_one_line(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--rounds", "0"], "--rounds is a number from 1 up, not 0"), (["--device", "meta"], "meta")],
+)
+def test_bad_options_are_one_line(arguments, said, capsys):
     with pytest.raises(SystemExit) as stop:
-        speed.main(["--rounds", "0"])
+        speed.main(arguments)
     assert stop.value.code == 2
-    assert "--rounds is a number from 1 up, not 0" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
