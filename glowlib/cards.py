@@ -72,10 +72,10 @@ def card(name, summary):
             "pictures are in `results/reference/standard/tables/scores.csv`.",
             scores.to_markdown(index=False, floatfmt=("", "", "g", ".2f", ".2f", ".4f", ".4f")),
             "## Limits",
-            "- White Gaussian noise only: that of a camera, of JPEG or of film is another one, and was not trained.\n"
+            "- White Gaussian noise only: noise of cameras, JPEG or film differs; the model was not trained on it.\n"
             "- Levels beyond the trained range are not restored well.\n"
-            "- The training was short, and its curve still rises (`log.csv`): a small model to learn from and to train "
-            "further, no rival of networks that were trained for days.\n"
+            "- The training was short, and ends where its rate does (`log.csv`), not where the network could learn no "
+            "more: a small model to learn from and to train further, no rival of networks that were trained for days.\n"
             "- One training, one seed: the scores of another seed will differ by more than their last digits.\n"
             "- Fine texture is smoothed at strong noise, and nothing restored is evidence of what was there.",
         ]

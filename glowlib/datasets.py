@@ -25,8 +25,9 @@ COUNTS = {"DIV2K": 900, "McMaster": 18, "Urban100": 100}
 
 
 def data_folder():
-    """The folder that holds the datasets: the environment variable GLOWLIB_DATA, or data/ here."""
-    return Path(os.environ.get(DATA_VARIABLE, "data"))
+    """The folder that holds the datasets: what GLOWLIB_DATA says, else data/ in the clone, or here without one."""
+    clone = Path(__file__).parents[1]
+    return Path(os.environ.get(DATA_VARIABLE) or (clone if (clone / "pyproject.toml").exists() else Path()) / "data")
 
 
 def bundled(name):
