@@ -76,8 +76,7 @@ class NoisyCrops(Dataset):
     def __getitem__(self, position):
         c = self.config
         rng = np.random.default_rng([c.seed, position])
-        later = 0 < c.restart <= position // c.batch_size and c.restart_drawn >= 0
-        share = c.restart_drawn if later else c.share_drawn
+        share = (c.share_drawn, *c.restart_drawn)[c.part(position // c.batch_size) if c.restart_drawn else 0]
         crop = drawing(rng, c.crop) if share and rng.random() < share else self.photograph(rng)
         clean = np.ascontiguousarray(crop.transpose(2, 0, 1))
         noise = rng.standard_normal(clean.shape, dtype=np.float32)

@@ -35,10 +35,9 @@ def card(name, summary):
     config = json.loads((folder / "config.json").read_text())
     recipe, log = TrainingConfig(**config["training"]), pd.read_csv(folder / "log.csv")
     size, crops = cost(name), config["step"] * recipe.batch_size
-    drawn, restart = f"{recipe.share_drawn:.0%}", ""
-    if 0 < recipe.restart < recipe.steps:
-        restart = f", and once more from {recipe.restart_lr:g} at step {recipe.restart:,}"
-        drawn += "" if recipe.restart_drawn < 0 else f" (later {recipe.restart_drawn:.0%})"
+    drawn = ", later ".join(f"{share:.0%}" for share in (recipe.share_drawn, *recipe.restart_drawn))
+    restarts = zip(recipe.restart_lr, recipe.restarts, strict=True)
+    restart = "".join(f", again from {lr:g} at step {step:,}" for lr, step in restarts)
     last = log.iloc[-1]
     if name not in set(summary["method"]):
         raise KitError(f"there are no scores of {name}: run the standard profile with it first")

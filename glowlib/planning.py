@@ -98,9 +98,9 @@ def dry_run(profile, model, *, device=None, start=None, micro_batch=None, recomp
     levels = "σ = {:g} to {:g}".format(*config.sigma) if config.level is None else f"σ = {config.level:g}"
     source += f", {config.share_drawn:.0%} drawn" if config.share_drawn else ""
     rates = f"{config.optimizer}, rate {config.lr:g} to {config.min_lr:g}, {config.warmup} steps of warm-up"
-    if 0 < config.restart < config.steps:
-        rates += f", again from {config.restart_lr:g} at step {config.restart:,}"
-        source += f" (later {config.restart_drawn:.0%})" if config.restart_drawn >= 0 else ""
+    for restart, lr in zip(config.restarts, config.restart_lr, strict=True):
+        rates += f", again from {lr:g} at step {restart:,}" if restart < config.steps else ""
+    source += "".join(f", later {share:.0%}" for share in config.restart_drawn)
     rows = {
         "model": f"{name}: {network}, {parameters:,} parameters" + (f", begins with {start}" if start else ""),
         "data": f"{config.data}, {config.hold_out} pictures held out; {source}, {levels}",

@@ -1,6 +1,7 @@
 """Profiles: one typed configuration, one YAML file each, unknown keys refused."""
 
 import math
+from bisect import bisect_right
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
@@ -15,9 +16,8 @@ RANGES = {
     "crop": (16, math.inf),
     "share_8bit share_grey share_drawn ema": (0, 1),
     "lr": (1e-12, math.inf),
-    "min_lr warmup restart weight_decay clip seed": (0, math.inf),
+    "min_lr warmup weight_decay clip seed": (0, math.inf),
     "workers": (-1, math.inf),
-    "restart_drawn": (-1, 1),
 }
 
 
@@ -39,9 +39,9 @@ class TrainingConfig:
     optimizer: str = "adamw"  # "adamw" or "adam"
     lr: float = 1e-3
     min_lr: float = 1e-6  # where the cosine ends
-    restart: int = 0  # step at which the rate begins a second cosine, from `restart_lr`; 0 or beyond `steps`: never
-    restart_lr: float = 0.0
-    restart_drawn: float = -1.0  # `share_drawn` from the restart on; -1: as before
+    restarts: tuple = ()  # steps at which another cosine begins; those beyond `steps` never come
+    restart_lr: tuple = ()  # the rate that each of them begins with
+    restart_drawn: tuple = ()  # and `share_drawn` from there on; empty: as before
     warmup: int = 200  # steps of linear warm-up
     epoch: int = 1  # steps for which the rate stays the same
     weight_decay: float = 0.0
@@ -54,14 +54,18 @@ class TrainingConfig:
     workers: int = -1  # processes that prepare batches; -1: by the machine
     seed: int = 0
 
+    def part(self, step):
+        """How many restarts have come at a step: 0 before the first."""
+        return bisect_right(self.restarts, step)
+
     @property
     def level(self):
         """The one noise level that is trained for, or None for a range."""
         return self.sigma[0] if self.sigma[0] == self.sigma[1] else None
 
     def __post_init__(self):
-        object.__setattr__(self, "sigma", tuple(self.sigma))
-        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("sigma", "betas", "restarts", "restart_lr", "restart_drawn"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, known in (
             ("loss", ("l1", "charbonnier")),
             ("optimizer", ("adamw", "adam")),
@@ -78,8 +82,12 @@ class TrainingConfig:
             raise KitError(f"training option sigma is two levels from 0 up, the lower first, not {self.sigma}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise KitError(f"training option betas is two numbers from 0 to below 1, not {self.betas}")
-        if self.restart and not (self.restart > self.warmup and self.restart_lr > 0):
-            raise KitError("training option restart is a step after the warm-up, and wants a restart_lr above 0")
+        if list(self.restarts) != sorted({*self.restarts} - {*range(self.warmup + 1)}):
+            raise KitError(f"training option restarts is rising steps after the warm-up, not {self.restarts}")
+        if len(self.restart_lr) != len(self.restarts) or not all(lr > 0 for lr in self.restart_lr):
+            raise KitError("training option restart_lr is a rate above 0 for each of the restarts")
+        if self.restart_drawn and len(self.restart_drawn) != len(self.restarts):
+            raise KitError("training option restart_drawn is empty, or a share for each of the restarts")
 
 
 @dataclass(frozen=True)

@@ -77,16 +77,23 @@ def matrix(name, parameter):
     return parameter.ndim in (2, 4) and not name.endswith("relative_position_bias_table")
 
 
-def make_schedule(optimizer, config):
-    """Linear warm-up, then one cosine down to min_lr; the first rate is the warm-up's first stair, not 0.
-
-    With a restart, a second cosine follows (SGDR, https://arxiv.org/abs/1608.03983).
+class Schedule:
+    """Sets the rate of a step: linear warm-up, then a cosine down to min_lr; after each restart another one (SGDR,
+    https://arxiv.org/abs/1608.03983). The first rate is the warm-up's first stair, not 0.
     """
-    first = config.lr * min(1, config.epoch / max(1, config.warmup))
-    settings = {"warmup_t": config.warmup, "warmup_lr_init": first, "warmup_prefix": True}
-    span = max(1, config.steps - config.warmup)
-    if 0 < config.restart < config.steps:
-        span = config.restart - config.warmup
-        settings |= {"cycle_limit": 2, "cycle_mul": (config.steps - config.restart) / span}
-        settings |= {"cycle_decay": config.restart_lr / config.lr}
-    return CosineLRScheduler(optimizer, span, lr_min=config.min_lr, t_in_epochs=False, **settings)
+
+    def __init__(self, optimizer, config):
+        starts = [config.warmup, *(step for step in config.restarts if step < config.steps)]
+        ends = [*starts[1:], max(config.steps, config.warmup + 1)]
+        first = config.lr * min(1, config.epoch / max(1, config.warmup))
+        warmup = {"warmup_t": config.warmup, "warmup_lr_init": first, "warmup_prefix": True}
+        self.config, self.starts, self.cosines = config, starts, []
+        for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            for group in optimizer.param_groups:  # where timm looks for the rate to begin with
+                group["initial_lr"] = config.restart_lr[i - 1] if i else config.lr
+            given = {"lr_min": config.min_lr, "t_in_epochs": False, **({} if i else warmup)}
+            self.cosines.append(CosineLRScheduler(optimizer, end - start, initialize=False, **given))
+
+    def step_update(self, step):
+        part = min(self.config.part(step), len(self.cosines) - 1)
+        self.cosines[part].step_update(step - self.starts[part] if part else step)

@@ -28,7 +28,7 @@ from .noise import add_noise
 from .parallel import own_device, process_group, rank, total, wait, world
 from .planning import dry_run
 from .profile import TrainingConfig, list_profiles, load_profile
-from .recipe import begin, make_optimizer, make_schedule, plan
+from .recipe import Schedule, begin, make_optimizer, plan
 from .runs import SCORES, VALIDATION_SIGMAS, Log, check_same, export, load_checkpoint, mean_psnr, save_checkpoint
 
 LOG_EVERY = 50  # steps
@@ -126,7 +126,7 @@ def train(
         net = begin(network, options, start).to(device)
         ema = ModelEmaV3(net, decay=config.ema, use_warmup=True)
         optimizer = make_optimizer(net, config)
-        schedule = make_schedule(optimizer, config)
+        schedule = Schedule(optimizer, config)
         precision = choose_precision(device, config.precision)
         scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         parts = {"model": net, "ema": ema.module, "optimizer": optimizer, "scaler": scaler}

@@ -92,13 +92,13 @@ def test_what_does_not_fit_is_one_line(text, named, tmp_path):
 def test_a_section_says_what_is_other(tmp_path):
     """A value that only fits together with the profile's own is no error."""
     text = """
-training: {warmup: 10, restart_lr: 1.0e-3}
-fine_tuning: {restart: 100}
-models: {net: {network: sunet, training: {restart: 50}}}
+training: {warmup: 10, restarts: [20], restart_lr: [1.0e-3]}
+fine_tuning: {restarts: [100]}
+models: {net: {network: sunet, training: {restarts: [50]}}}
 """
     profile = load_profile(written(tmp_path, text))
-    assert plan(profile, "net")[3].restart == 50
-    assert plan(profile, "net", "start")[3].restart == 100
+    assert plan(profile, "net")[3].restarts == (50,)
+    assert plan(profile, "net", "start")[3].restarts == (100,)
 
 
 def test_a_model_by_its_name_or_by_its_network(tmp_path):

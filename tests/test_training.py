@@ -27,7 +27,7 @@ from glowlib.models import create_model
 from glowlib.patches import prepare
 from glowlib.planning import measure
 from glowlib.profile import TrainingConfig, load_profile
-from glowlib.recipe import charbonnier, make_optimizer, make_schedule, plan
+from glowlib.recipe import Schedule, charbonnier, make_optimizer, plan
 from glowlib.runs import mean_psnr
 from glowlib.sunet import SUNet
 from glowlib.training import train
@@ -308,7 +308,7 @@ def test_rates():
     """Linear from lr / warmup, never 0; then a cosine to min_lr."""
     config = TrainingConfig(steps=50, warmup=10, lr=1e-3, min_lr=1e-5)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
-    schedule = make_schedule(optimizer, config)
+    schedule = Schedule(optimizer, config)
     rates = []
     for step in range(config.steps):
         schedule.step_update(step)
@@ -318,26 +318,38 @@ def test_rates():
     assert rates[10:] == pytest.approx([1e-5 + 0.495e-3 * (1 + math.cos(math.pi * t / 40)) for t in range(40)])
 
 
-@pytest.mark.parametrize("steps", [30, 50, 80])
-def test_rates_of_a_restart(steps):
-    """What comes before it does not depend on what follows; a run that ends before it has none."""
-    config = TrainingConfig(steps=steps, warmup=10, lr=1e-3, min_lr=1e-5, restart=30, restart_lr=4e-4)
+@pytest.mark.parametrize("steps", [30, 50, 80, 100])
+def test_rates_of_restarts(steps):
+    """What comes before one does not depend on what follows; a run that ends before it has none."""
+    config = TrainingConfig(steps=steps, warmup=10, lr=1e-3, min_lr=1e-5, restarts=(30, 60), restart_lr=(4e-4, 2e-4))
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
-    schedule = make_schedule(optimizer, config)
+    schedule = Schedule(optimizer, config)
     rates = []
     for step in range(steps):
         schedule.step_update(step)
         rates.append(optimizer.param_groups[0]["lr"])
+
+    def cosine(top, count):
+        return [1e-5 + (top - 1e-5) / 2 * (1 + math.cos(math.pi * t / count)) for t in range(count)]
+
     assert rates[:10] == pytest.approx([1e-4 + 9e-4 * step / 10 for step in range(10)])
-    assert rates[10:30] == pytest.approx([1e-5 + 0.495e-3 * (1 + math.cos(math.pi * t / 20)) for t in range(20)])
-    second = steps - 30
-    expected = [1e-5 + 0.195e-3 * (1 + math.cos(math.pi * t / second)) for t in range(second)]
-    assert rates[30:] == pytest.approx(expected)
+    assert rates[10:30] == pytest.approx(cosine(1e-3, 20))
+    assert rates[30:60] == pytest.approx(cosine(4e-4, max(0, min(steps, 60) - 30)))
+    assert rates[60:] == pytest.approx(cosine(2e-4, max(0, steps - 60)))
 
 
-@pytest.mark.parametrize("change", [{"restart": 10, "restart_lr": 1e-3}, {"restart": 30}])
-def test_a_restart_without_a_rate_or_within_the_warm_up_is_refused(change):
-    with pytest.raises(KitError, match="restart is a step after the warm-up"):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"restarts": (10,), "restart_lr": (1e-3,)}, "rising steps after the warm-up"),
+        ({"restarts": (30, 20), "restart_lr": (1e-3, 1e-3)}, "rising steps after the warm-up"),
+        ({"restarts": (30,)}, "a rate above 0 for each"),
+        ({"restarts": (30,), "restart_lr": (0,)}, "a rate above 0 for each"),
+        ({"restarts": (30,), "restart_lr": (1e-3,), "restart_drawn": (0.1, 0.2)}, "a share for each"),
+    ],
+)
+def test_restarts_that_do_not_fit_are_refused(change, said):
+    with pytest.raises(KitError, match=said):
         TrainingConfig(steps=50, warmup=10, **change)
 
 
@@ -550,7 +562,7 @@ def test_the_rate_changes_once_an_epoch():
     """The paper's schedule: stairs, of which the first is not 0."""
     config = TrainingConfig(steps=60, warmup=30, epoch=10, lr=3e-4, min_lr=1e-6)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
-    schedule = make_schedule(optimizer, config)
+    schedule = Schedule(optimizer, config)
     rates = []
     for epoch in range(6):
         schedule.step_update(epoch * config.epoch)
@@ -713,10 +725,10 @@ def test_a_share_of_the_crops_is_drawn(tmp_path):
 
 def test_another_share_is_drawn_from_the_restart_on(tmp_path):
     black = PictureStore([("a.png", np.zeros((64, 64, 3), np.uint8))], tmp_path / "store")
-    restart = {"warmup": 2, "restart": 10, "restart_lr": 1e-3}
-    given = recipe(batch_size=4, share_drawn=0.0, restart_drawn=0.5, **restart)
-    drawn = [NoisyCrops(black, given)[i][1].max() > 0 for i in range(200)]
-    assert not any(drawn[:40])  # ten steps of four
+    restart = {"warmup": 2, "restarts": (10, 50), "restart_lr": (1e-3, 1e-3)}
+    given = recipe(batch_size=4, share_drawn=0.0, restart_drawn=(0.5, 0.0), **restart)
+    drawn = [NoisyCrops(black, given)[i][1].max() > 0 for i in range(240)]
+    assert not any(drawn[:40] + drawn[200:])  # steps of four
     assert 55 < sum(drawn) < 95
     as_before = recipe(batch_size=4, share_drawn=0.3, **restart)
     plain = recipe(batch_size=4, share_drawn=0.3)
