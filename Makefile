@@ -43,7 +43,7 @@ train: setup  ## train a model, or go on with an unfinished training [MODEL=sglo
 ablations: setup  ## train a narrow network again and again with one thing changed; half an hour for AT_ONCE=2 on two cores [AT_ONCE=1]
 	$(RUN) -m glowlib.ablation --at_once $(or $(AT_ONCE),1)
 
-reach: setup  ## the shipped models on whole pictures and on tiles, held-out photographs; a quarter of an hour on two cores
+reach: setup  ## the shipped models on whole pictures and on tiles, held-out photographs
 	$(RUN) -m glowlib.reach
 
 bench: setup  ## how fast the networks are here and what memory they take; about a quarter of an hour, nothing else running

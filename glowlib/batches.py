@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from .datasets import data_folder
 from .drawings import drawing
 from .errors import KitError
-from .images import read_picture
+from .images import read_picture, to_colour
 from .noise import to_8bit_by_truncation
 
 
@@ -51,8 +51,7 @@ class PictureStore:
         try:
             with beside.open("wb") as file:
                 for name, picture in pictures:
-                    picture = picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, 2)
-                    file.write(np.ascontiguousarray(picture).tobytes())
+                    file.write(to_colour(picture).tobytes())
                     listed.append([name, *picture.shape[:2]])
             beside.replace(self.data)
         finally:

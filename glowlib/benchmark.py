@@ -26,6 +26,7 @@ from .inference import denoise
 from .metrics import psnr, ssim
 from .noise import add_noise
 from .profile import list_profiles, load_profile
+from .runs import write_csv
 
 KEYS = ["method", "dataset", "image", "sigma", "convention", "seed"]
 SCORES = ["psnr", "ssim_grey", "ssim_rgb"]
@@ -106,20 +107,6 @@ def read_rows(path):
         raise KitError(f"cannot read the table {path}: {error.strerror}") from error
 
 
-def write_rows(path, rows):
-    """Replace the table by these rows: beside first, so that it is never half-written."""
-    beside = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        beside.replace(path)
-    except OSError as error:
-        raise KitError(f"cannot write the table {path}: {error.strerror}") from error
-
-
 def run_benchmark(datasets, methods, sigmas, path, *, conventions=("float",), seeds=(0,), device="cpu", progress=True):
     """Score every method on every picture; return the tidy table, a pandas.DataFrame with COLUMNS.
 
@@ -148,7 +135,11 @@ def run_benchmark(datasets, methods, sigmas, path, *, conventions=("float",), se
     kept = {tuple(row[k] for k in KEYS): row for row in read_rows(path)}
     others = {key: row for key, row in kept.items() if key not in wanted}
     rows = {key: kept[key] for key in wanted if key in kept and kept[key]["fingerprint"] == prints[key[0]]}
-    write_rows(path, [*rows.values(), *others.values()])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KitError(f"cannot write the table {path}: {error.strerror}") from error
+    write_csv(path, COLUMNS, [*rows.values(), *others.values()])
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         for key, (sigma, seed) in tqdm(wanted.items(), unit="score", disable=not progress):
@@ -168,7 +159,7 @@ def run_benchmark(datasets, methods, sigmas, path, *, conventions=("float",), se
             writer.writerow(rows[key])
             file.flush()
     found = [rows[key] for key in wanted]
-    write_rows(path, [*found, *others.values()])
+    write_csv(path, COLUMNS, [*found, *others.values()])
     table = pd.DataFrame(found, columns=COLUMNS)
     numbers = ["sigma", "seed", "seconds", *SCORES]
     table[numbers] = table[numbers].apply(pd.to_numeric)

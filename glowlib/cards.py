@@ -47,6 +47,18 @@ def card(name, summary):
     )
     scores = scores[[*SETTING, "psnr_noisy", *SCORES]]
     scores.columns = ["pictures", "noise", "σ", "PSNR, noisy", "PSNR", "SSIM, `grey`", "SSIM, `rgb`"]
+    limits = [
+        "White Gaussian noise only: noise of cameras, JPEG or film differs; the model was not trained on it.",
+        "Levels beyond the trained range were not trained.",
+        "The training was short, and ends where its rate does (`log.csv`), not where the network could learn no more: "
+        "a small model to learn from and to train further, no rival of networks that were trained for days.",
+        "One training, one seed: how far the scores of another would lie from these was not measured.",
+        "Fine texture is smoothed at strong noise, and nothing restored is evidence of what was there.",
+    ]
+    if not recipe.share_drawn:
+        limits.append(
+            "Trained on photographs alone: a page of text or a checkerboard comes out worse than noisy at σ = 5."
+        )
     facts = {
         "network": f"{KINDS[config['network']]}; options in `config.json`",
         "size": f"{size['parameters'] / 1e6:.2f} million parameters, {size['gflops']:.1f} GFLOP for 256×256 pixels",
@@ -71,12 +83,7 @@ def card(name, summary):
             "pictures are in `results/reference/standard/tables/scores.csv`.",
             scores.to_markdown(index=False, floatfmt=("", "", "g", ".2f", ".2f", ".4f", ".4f")),
             "## Limits",
-            "- White Gaussian noise only: noise of cameras, JPEG or film differs; the model was not trained on it.\n"
-            "- Levels beyond the trained range are not restored well.\n"
-            "- The training was short, and ends where its rate does (`log.csv`), not where the network could learn no "
-            "more: a small model to learn from and to train further, no rival of networks that were trained for days.\n"
-            "- One training, one seed: the scores of another seed will differ by more than their last digits.\n"
-            "- Fine texture is smoothed at strong noise, and nothing restored is evidence of what was there.",
+            "\n".join(f"- {limit}" for limit in limits),
         ]
     )
 

@@ -4,7 +4,6 @@ The kit's own recipe needs none of this: it draws crops and noise as it trains (
 """
 
 import argparse
-import csv
 import hashlib
 import json
 from pathlib import Path
@@ -17,6 +16,7 @@ from .datasets import iterate_dataset
 from .errors import KitError, exit_clearly
 from .images import write_png
 from .noise import to_8bit_by_truncation
+from .runs import write_csv
 
 COLUMNS = ("file", "source", "top", "left", "side", "sigma", "seed", "sha256_clean", "sha256_noisy")
 
@@ -65,12 +65,7 @@ def prepare(dataset, folder, *, crops=20, side=255, sigma=None, seed=0):
                 if not (folder / part / file).exists():
                     write_png(folder / part / file, image)
             rows.append(dict(zip(COLUMNS, (file, name, top, left, side, level, seed, *hashes), strict=True)))
-    beside = folder / "manifest.csv.part"
-    with beside.open("w", newline="") as opened:
-        writer = csv.DictWriter(opened, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    beside.replace(folder / "manifest.csv")
+    write_csv(folder / "manifest.csv", COLUMNS, rows)
     return rows
 
 

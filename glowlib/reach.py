@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .benchmark import paired_differences, run_benchmark
+from .benchmark import paired_differences, run_benchmark, split_tile
 from .checkpoints import list_models
 from .datasets import load_dataset
 from .device import choose_device
@@ -27,7 +27,7 @@ def differences(scores):
     scores: the table of `run_benchmark`. Returns columns sigma, model, tile, difference, low, high (dB) and pictures.
     """
     parts = []
-    for model in dict.fromkeys(name.partition("@")[0] for name in scores["method"]):
+    for model in dict.fromkeys(split_tile(name)[0] for name in scores["method"]):
         for tile in TILES:
             part = paired_differences(scores, [f"{model}@{tile}", model])
             parts.append(part.assign(model=model, tile=tile))

@@ -95,5 +95,5 @@ class Schedule:
             self.cosines.append(CosineLRScheduler(optimizer, end - start, initialize=False, **given))
 
     def step_update(self, step):
-        part = min(self.config.part(step), len(self.cosines) - 1)
+        part = self.config.part(step)
         self.cosines[part].step_update(step - self.starts[part] if part else step)

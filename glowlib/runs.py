@@ -27,6 +27,18 @@ def write_beside(path, write):
         raise KitError(f"cannot write {path}: {error}; the state before it is kept") from error
 
 
+def write_csv(path, columns, rows):
+    """Replace a table by these rows (dicts): beside first, see `write_beside`."""
+
+    def dump(beside):
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_beside(path, dump)
+
+
 def rotate(folder):
     """The finished new.pt becomes last.pt; the one before stays as previous.pt, in case the machine tears this one."""
     if (folder / "last.pt").exists():
@@ -105,13 +117,7 @@ class Log:
                     self.board.add_scalar(name, float(value), row["step"])
 
     def write(self):
-        def dump(path):
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(self.rows)
-
-        write_beside(self.path, dump)
+        write_csv(self.path, COLUMNS, self.rows)
 
 
 def mean_psnr(row):

@@ -91,6 +91,8 @@ def test_names_and_levels_come_back_as_they_were(tmp_path, monkeypatch):
     assert first[["dataset", "sigma"]].values.tolist() == [["007", 2.5], ["007", 10], ["007", 2.5], ["007", 10]]
     monkeypatch.setattr("glowlib.benchmark.psnr", None)  # nothing is computed again
     pd.testing.assert_frame_equal(run(tmp_path / "scores.csv", **settings), first)
+    again = run(tmp_path / "scores.csv", **{**settings, "sigmas": (2.5, 10)})  # 10 is 10.0
+    pd.testing.assert_frame_equal(again, first)
 
 
 def test_another_table_is_left_alone(tmp_path):
