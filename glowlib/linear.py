@@ -38,6 +38,14 @@ def linear_gelu(x, layer):
     return F.gelu(layer(x))
 
 
+def linear_prelu(x, weight, bias, bend):
+    """bend(linear(x, weight, bias)), `bend` a PReLU with one slope for all channels."""
+    if fusable(x, weight):
+        slope = [bend.weight.item()]
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "leaky_relu", slope, "")
+    return bend(linear(x, weight, bias))
+
+
 def linear_add(x, layer, other):
     """layer(x) + other."""
     if fusable(x, layer.weight):

@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import nn
 
 from .device import full_precision
-from .linear import linear
+from .linear import linear, linear_prelu
 
 
 class DualUpsample(nn.Module):
@@ -43,9 +43,9 @@ class DualUpsample(nn.Module):
         # One row of each square of pixels at a time; a pixel's channels lie side by side.
         rows = rearrange(expand.weight, "(c i j) d 1 1 -> i (j c) d", i=self.factor, j=self.factor)
         to_sharp = keep_sharp @ mix.weight[..., 0, 0]
-        sharp = [linear(bend(linear(x, row)).unflatten(3, (self.factor, -1)), to_sharp) for row in rows]
+        sharp = [linear(linear_prelu(x, row, None, bend).unflatten(3, (self.factor, -1)), to_sharp) for row in rows]
         sharp = rearrange(sharp, "i b h w j k -> b (h i) (w j) k")
-        smooth = bend_smooth(linear(x, widen.weight[..., 0, 0], widen.bias))
+        smooth = linear_prelu(x, widen.weight[..., 0, 0], widen.bias, bend_smooth)
         smooth = linear(smooth, keep_smooth @ narrow.weight[..., 0, 0])
         smooth = enlarge(rearrange(smooth, "b h w k -> b k h w"))
         return rearrange(sharp, "b h w k -> b k h w") + smooth

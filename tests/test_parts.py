@@ -20,7 +20,7 @@ from glowlib.context import (
 )
 from glowlib.fusion import FUSIONS, position_encoding
 from glowlib.head import DenoisingHead
-from glowlib.linear import Linear, linear_add, linear_gelu
+from glowlib.linear import Linear, linear_add, linear_gelu, linear_prelu
 from glowlib.swin import PatchEmbed, PatchMerging, Reorder, SwinBlock, regroup, swin_blocks, window_mask, windows_of
 from glowlib.upsample import DualUpsample
 
@@ -210,10 +210,12 @@ def test_patch_merging_order(filled):
 def test_fused_linear_layers(dtype):
     """Without a gradient the fused kernels compute what PyTorch's own layers do."""
     layer, x, other = Linear(24, 40).to(dtype), randn(2, 7, 24).to(dtype), randn(2, 7, 40, seed=1).to(dtype)
-    expected = [layer(x), F.gelu(layer(x)), layer(x) + other]
+    bend = torch.nn.PReLU(init=-0.4).to(dtype)
+    expected = [layer(x), F.gelu(layer(x)), layer(x) + other, bend(layer(x))]
     assert all(y.requires_grad for y in expected)
     with torch.no_grad():
         found = [layer(x), linear_gelu(x, layer), linear_add(x, layer, other)]
+        found.append(linear_prelu(x, layer.weight, layer.bias, bend))
     tolerance = {torch.float32: 1e-6, torch.bfloat16: 0.03}[dtype]
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b.detach(), rtol=tolerance, atol=tolerance)
