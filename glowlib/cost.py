@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,19 +11,13 @@ from .checkpoints import load_pretrained, parameter_count
 from .errors import KitError
 from .models import create_model
 
-# Runs alone in a process, so that nothing else raises its peak: forget the peak of loading, restore, read the new one.
+# Runs alone in a process, so that nothing else raises its peak.
 PROBE = """
 import sys, torch, glowlib
-from pathlib import Path
-def kilobytes(field):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+from glowlib.cost import rise
 model = glowlib.load_pretrained(sys.argv[1])
 image = torch.zeros(1, 3, int(sys.argv[2]), int(sys.argv[3]))
-Path("/proc/self/clear_refs").write_text("5")
-before = kilobytes("VmRSS")
-glowlib.denoise(model, image)
-print(kilobytes("VmHWM") - before)
+print(rise(lambda: glowlib.denoise(model, image)))
 """
 
 
@@ -37,6 +32,19 @@ def flops(model, side=256):
     return counter.get_total_flops()
 
 
+def rise(task):
+    """Bytes by which a task, at its peak, lifts this process's memory above what it held before. Linux only."""
+
+    def kilobytes(field):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = kilobytes("VmRSS")
+    task()
+    return (kilobytes("VmHWM") - before) * 1024
+
+
 def peak_memory(name, height=512, width=768):
     """Bytes that `denoise` takes at its peak beyond model and picture, on the CPU, default tiling. Linux only."""
     if not sys.platform.startswith("linux"):
@@ -45,7 +53,7 @@ def peak_memory(name, height=512, width=768):
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise KitError(f"the memory probe of {name} failed: {done.stderr.strip().splitlines()[-1]}")
-    return int(done.stdout) * 1024
+    return int(done.stdout)
 
 
 def cost(name):

@@ -21,7 +21,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
-from .cost import flops
+from .cost import flops, rise
 from .device import choose_device, has_bfloat16
 from .errors import KitError, exit_clearly
 from .inference import denoise
@@ -237,16 +237,7 @@ def probe(case):
         task()
         task()
         return (torch.cuda.max_memory_allocated() - before - moments()) / 1e6
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-    def kilobytes(field):
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(field))
-
-    clear.write_text("5")  # forget the peak of building the network
-    before = kilobytes("VmRSS")
-    task()
-    task()
-    return ((kilobytes("VmHWM") - before) * 1024 - moments()) / 1e6
+    return (rise(lambda: (task(), task())) - moments()) / 1e6
 
 
 def all_cases(device):
