@@ -116,8 +116,10 @@ def test_a_run_becomes_the_reference_with_its_spread(tmp_path, monkeypatch):
     tamper(tables / "scores.csv", "psnr", 1e-3)  # a difference that the spread has to show
     write_tables(summarise(pd.read_csv(tables / "scores.csv")), tables)
     Path("results/runs/tiny/figures").mkdir()
+    old = pd.read_csv(tables / "scores.csv").assign(psnr=99.0, fingerprint="other weights")  # these must not count
+    old.to_csv("results/runs/tiny-1-thread.csv", index=False)
     with pytest.raises(SystemExit) as stop:
-        main(["--profile", "tiny.yaml", "--write-reference"])
+        main(["--profile", "tiny.yaml", "--write-reference", "--sample", "1"])
     assert stop.value.code == 0
     measured = json.loads(Path("results/reference/tiny/tolerances.json").read_text())
     assert measured["spread"]["psnr"] == pytest.approx(1e-3, abs=1e-4)
