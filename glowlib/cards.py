@@ -50,15 +50,11 @@ def card(name, summary):
     limits = [
         "White Gaussian noise only: noise of cameras, JPEG or film differs; the model was not trained on it.",
         "Levels beyond the trained range were not trained.",
-        "The training was short, and ends where its rate does (`log.csv`), not where the network could learn no more: "
-        "a small model to learn from and to train further, no rival of networks that were trained for days.",
+        "The training was short; what a longer one would bring was not measured. A small model to learn from and to "
+        "train further, no rival of networks that were trained for days.",
         "One training, one seed: how far the scores of another would lie from these was not measured.",
         "Fine texture is smoothed at strong noise, and nothing restored is evidence of what was there.",
     ]
-    if not recipe.share_drawn:
-        limits.append(
-            "Trained on photographs alone: a page of text or a checkerboard comes out worse than noisy at σ = 5."
-        )
     facts = {
         "network": f"{KINDS[config['network']]}; options in `config.json`",
         "size": f"{size['parameters'] / 1e6:.2f} million parameters, {size['gflops']:.1f} GFLOP for 256×256 pixels",

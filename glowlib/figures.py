@@ -61,14 +61,14 @@ def visual_comparison(clean, noisy, restored, *, crop=None, side=96):
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0)
     grid = figure.add_gridspec(2 * lines, columns + 1, width_ratios=[2 * ratio] + [1] * columns)
     whole = figure.add_subplot(grid[:, 0])
-    show(whole, clean, "clean")
+    show(whole, clean, "clean", "dB: PSNR of the whole picture")
     whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=COLOURS[4], linewidth=1.5))
     errors = None
     for i, (name, image) in enumerate(shown.items()):
         image = to_array(image)
         line, column = 2 * (i // columns), i % columns + 1
         last = i == len(shown) - 1
-        below = "PSNR" if last else f"{psnr(clean, image):.2f} dB"
+        below = "" if last else f"{psnr(clean, image):.2f} dB"
         show(figure.add_subplot(grid[line, column]), image[window], name, below)
         axis = figure.add_subplot(grid[line + 1, column])
         if last:
@@ -88,7 +88,7 @@ def psnr_against_sigma(summary, convention="float"):
     part = summary[summary["convention"] == convention]
     datasets = part["dataset"].unique()
     figure, axes = plt.subplots(
-        1, len(datasets), figsize=(3.6 * len(datasets), 2.8), layout="constrained", sharey=True, squeeze=False
+        1, len(datasets), figsize=(1.3 + 3.1 * len(datasets), 2.8), layout="constrained", sharey=True, squeeze=False
     )
     for axis, dataset in zip(axes[0], datasets, strict=True):
         for method, rows in part[part["dataset"] == dataset].groupby("method", sort=False):
@@ -99,7 +99,7 @@ def psnr_against_sigma(summary, convention="float"):
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("PSNR (dB)", fontsize=9)
-    axes[0, 0].legend(fontsize=8, frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside right upper")
     return figure
 
 
@@ -125,12 +125,12 @@ def scatter_of_pair(table, a, b, sigma, convention="float"):
 
 def quality_against_cost(costs, label):
     """Each method's PSNR against what it costs, on a logarithmic axis. costs: {method: (cost, PSNR in dB)}."""
-    figure, axis = plt.subplots(figsize=(3.6, 2.8), layout="constrained")
+    figure, axis = plt.subplots(figsize=(4.8, 2.8), layout="constrained")
     for method, (cost, quality) in costs.items():
         axis.scatter(cost, quality, label=method, **style(method))
     axis.set_xscale("log")
     axis.margins(0.15)
-    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    figure.legend(fontsize=8, frameon=False, loc="outside right upper")
     axis.set_xlabel(label, fontsize=9)
     axis.set_ylabel("PSNR (dB)", fontsize=9)
     axis.tick_params(labelsize=8, which="both")
@@ -141,7 +141,8 @@ def quality_against_cost(costs, label):
 def intervals(differences, labels):
     """Differences in dB with their 95% intervals, a line each; those that hold 0 are grey.
 
-    differences: one score's rows of `ablation.differences`. labels: {model: text}, from the top.
+    differences: columns model, difference, low and high, such as one score's rows of `ablation.differences`.
+    labels: {model: text}, from the top.
     """
     rows = differences.set_index("model").loc[list(labels)]
     figure, axis = plt.subplots(figsize=(6.4, 0.6 + 0.27 * len(rows)), layout="constrained")

@@ -1,10 +1,12 @@
 """What is said of the shipped models is what was measured."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from glowlib.benchmark import paired_differences
 from glowlib.cards import card, main, minutes
 from glowlib.checkpoints import list_models
 from glowlib.classical import METHODS
@@ -12,11 +14,16 @@ from glowlib.classical import METHODS
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "results" / "reference" / "standard" / "tables"
 SUMMARY = pd.read_csv(TABLES / "summary.csv")
+MODELS = ("gcunet-small", "sunet-small", "glownet-small", "sglownet-small")
 
 
 def test_minutes_are_those_of_the_log():
     log = pd.DataFrame({"step": [50, 100, 110], "images_per_second": [40.0, 20.0, 8.0]})
     assert minutes(log, 8) == pytest.approx((10 + 20 + 10) / 60)
+
+
+def test_one_model_of_each_network_is_shipped():
+    assert set(MODELS) <= set(list_models().shipped)
 
 
 @pytest.mark.parametrize("name", list_models().shipped)
@@ -41,8 +48,21 @@ def test_half_precision_weights_stay_small(name):
     assert (ROOT / "results" / "models" / name / "model.safetensors").stat().st_size <= 8e6
 
 
-@pytest.mark.parametrize("name", list_models().shipped)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_model_is_above_every_classical_method_on_the_test_sets(name):
     wide = SUMMARY.pivot(index=["dataset", "convention", "sigma"], columns="method", values="psnr")
     assert len(wide) == 12
     assert (wide[name] > wide[["noisy", *METHODS]].max(axis=1)).all()
+
+
+def test_the_answer_of_the_readme_is_the_measured_one():
+    """At σ = 50 for each network and set, and no interval that was not measured."""
+    scores = pd.read_csv(TABLES / "scores.csv", dtype={"convention": str})
+    scores = scores[scores["convention"] == "float"]
+    answer = (ROOT / "README.md").read_text().split("## Does global context help?")[1].split("##")[0]
+    found = set(re.findall(r"\S+ dB \(\S+ to \S+\) on \w+", answer))
+    measured = {}
+    for name in ("sglownet-small", "glownet-small", "gcunet-small"):
+        for row in paired_differences(scores, [name, "sunet-small"]).itertuples():
+            measured[f"{row.difference:+.2f} dB ({row.low:+.2f} to {row.high:+.2f}) on {row.dataset}"] = row.sigma
+    assert {text for text, sigma in measured.items() if sigma == 50} <= found <= set(measured)

@@ -86,7 +86,8 @@ def test_cost_figure_places_each_method():
     axis = quality_against_cost({"fast": (0.1, 28), "slow": (10, 29)}, "seconds a megapixel").axes[0]
     assert axis.get_xscale() == "log"
     np.testing.assert_allclose([c.get_offsets()[0] for c in axis.collections], [(0.1, 28), (10, 29)])
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["fast", "slow"]
+    (legend,) = axis.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["fast", "slow"]
 
 
 def test_intervals_that_hold_zero_are_grey():

@@ -41,12 +41,7 @@ def model(request):
     return load_pretrained(request.param)
 
 
-# This model was trained on photographs alone; its successors see drawn crops, too, and have to pass.
-DRAWN_UNSEEN = pytest.mark.xfail(strict=True, reason="trained on photographs alone")
-DRAWN = [pytest.param(s, marks=DRAWN_UNSEEN if s in ("checkerboard", "text page") else ()) for s in SUBJECTS]
-
-
-@pytest.mark.parametrize("subject", DRAWN)
+@pytest.mark.parametrize("subject", SUBJECTS)
 def test_restored_is_never_worse_than_noisy(subject, model):
     clean = SUBJECTS[subject]
     clean = clean / 255 if clean.dtype == np.uint8 else clean
