@@ -133,8 +133,10 @@ def run_benchmark(datasets, methods, sigmas, path, *, conventions=("float",), se
     }
     pictures = {(dataset, image): picture for dataset, found in datasets.items() for image, picture in found}
     kept = {tuple(row[k] for k in KEYS): row for row in read_rows(path)}
+    # Rows of these methods that other weights or other code made go; those of methods not asked for stay.
+    kept = {key: row for key, row in kept.items() if row["fingerprint"] == prints.get(key[0], row["fingerprint"])}
     others = {key: row for key, row in kept.items() if key not in wanted}
-    rows = {key: kept[key] for key in wanted if key in kept and kept[key]["fingerprint"] == prints[key[0]]}
+    rows = {key: kept[key] for key in wanted if key in kept}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,6 +10,7 @@ from glowlib.benchmark import paired_differences
 from glowlib.cards import card, main, minutes
 from glowlib.checkpoints import list_models
 from glowlib.classical import METHODS
+from glowlib.cost import cost
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "results" / "reference" / "standard" / "tables"
@@ -66,3 +67,14 @@ def test_the_answer_of_the_readme_is_the_measured_one():
         for row in paired_differences(scores, [name, "sunet-small"]).itertuples():
             measured[f"{row.difference:+.2f} dB ({row.low:+.2f} to {row.high:+.2f}) on {row.dataset}"] = row.sigma
     assert {text for text, sigma in measured.items() if sigma == 50} <= found <= set(measured)
+
+
+def test_the_cost_of_asking_is_the_measured_one():
+    answer = " ".join((ROOT / "README.md").read_text().split("## Does global context help?")[1].split("##")[0].split())
+    spent = {}
+    for name in ("sunet-small", "sglownet-small"):
+        log = pd.read_csv(ROOT / "results" / "models" / name / "log.csv")
+        assert f"{log['step'].iloc[-1]:,} steps" in answer
+        spent[name] = minutes(log, 8), cost(name)["gflops"]
+    time, operations = (a / b for a, b in zip(spent["sglownet-small"], spent["sunet-small"], strict=True))
+    assert f"took {time:.1f} times SUNet's training time and takes {operations:.0f} times its operations" in answer

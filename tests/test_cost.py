@@ -2,12 +2,13 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from glowlib import create_model, load_pretrained
 from glowlib.checkpoints import parameter_count
-from glowlib.cost import cost, flops, peak_memory
+from glowlib.cost import cost, flops, peak_memory, rise
 from glowlib.plain import plainly
 
 
@@ -59,3 +60,12 @@ def test_cost_of_a_shipped_model():
 def test_memory_grows_with_the_picture():
     small, large = (peak_memory("sglownet-small", side, side) for side in (256, 512))
     assert 0 < small < large < 4e9
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
+def test_a_peak_counts_although_it_is_over_and_an_earlier_one_does_not():
+    def take(megabytes):
+        return lambda: np.ones(megabytes * 2**17).sum()  # freed before the task ends
+
+    assert rise(take(200)) > 190 * 2**20
+    assert rise(take(20)) < 100 * 2**20

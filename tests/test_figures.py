@@ -43,6 +43,7 @@ def test_comparison_shows_each_method_with_its_score():
     labels = [axis.get_xlabel() for axis in figure.axes]
     assert f"{psnr(CLEAN, NOISY):.2f} dB" in labels
     assert f"{psnr(CLEAN, 0.5 * NOISY):.2f} dB" in labels
+    assert labels[0] == "dB: PSNR of the whole picture"
 
 
 def test_comparison_of_many_methods_takes_two_lines():
