@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from .device import full_precision
+
 VECTOR = 16  # values that the fused kernels take at once
 
 
@@ -22,8 +24,11 @@ def attention(q, k, v, bias=None, scale=None):
     d, tokens = q.shape[-1], q.shape[2]
     bias = None if bias is None else bias.to(q.dtype)
     lower = q.device.type == "cpu" and q.dtype == torch.bfloat16
-    if lower and tokens <= (1024 if torch.is_grad_enabled() else 256):
-        return materialised(q, k, v, bias, scale)  # the fused kernel is slow in bfloat16, its way back most of all
+    if lower and tokens <= 256:
+        return materialised(q, k, v, bias, scale)  # the fused kernel is slow in bfloat16
+    if lower and tokens <= 1024 and torch.is_grad_enabled():
+        with full_precision(q):  # and its way back slower still
+            return attention(q.float(), k.float(), v.float(), bias, scale).to(q.dtype)
     if d % VECTOR and (tokens > 256 or q.element_size() < 4):
         scale = d**-0.5 if scale is None else scale
         q, k, v = (F.pad(t, (0, -d % VECTOR)) for t in (q, k, v))

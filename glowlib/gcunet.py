@@ -62,7 +62,7 @@ class GCUNet(Denoiser):
         self.initialise()
 
     def restore(self, image):
-        x = self.conv_first(image)  # (batch, C, H/p, W/p)
+        x = self.inside(self.conv_first(image))  # (batch, C, H/p, W/p)
         skips = []
         for stage in self.layers:  # stage i: (H/p)/2^i pixels a side, C·2^i channels
             skips.append(x)

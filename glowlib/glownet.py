@@ -81,7 +81,7 @@ class GLOWNet(TokenUNet):
 
     def restore(self, image):
         x = self.embed(image)  # tokens (batch, H/p, W/p, C)
-        g = self.gc_conv_first(image)  # map (batch, C, H, W)
+        g = self.gc_conv_first(self.inside(image))  # map (batch, C, H, W)
         skips, map_skips = [], []
         for stage in self.layers:
             skips.append(x)
@@ -158,7 +158,7 @@ class SGLOWNet(TokenUNet):
         return maps
 
     def restore(self, image):
-        g = self.context_maps(image)
+        g = self.context_maps(self.inside(image))
         x = self.embed(image)  # (batch, H/p, W/p, C)
         skips = []
         for stage, asked in zip(self.layers, (g[1], g[2], g[3], g[3]), strict=True):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import nn
@@ -93,6 +94,7 @@ class Denoiser(nn.Module):
     """
 
     name = None  # what create_model calls it
+    at_the_picture = ("conv_first", "patch_embed", "up", "output")  # layers that see or make its pixels
 
     def __init__(self, config):
         super().__init__()
@@ -106,6 +108,20 @@ class Denoiser(nn.Module):
         x = pad_to_multiple(image, 8 * self.config.patch_size)
         restored = self.restore(x.to(next(self.parameters()).dtype))[..., :height, :width].to(image.dtype)
         return restored + image if self.config.global_residual else restored
+
+    def mixed_precision(self, dtype=torch.bfloat16):
+        """Lower the weights inside, in place, to half their memory; returns the model.
+
+        The layers that touch the picture keep theirs, and compute in them: low noise lies in the last digits.
+        """
+        for name, layer in self.named_children():
+            if name not in self.at_the_picture:
+                layer.to(dtype)
+        return self
+
+    def inside(self, x):
+        """x in the precision of the weights inside the network."""
+        return x.to(self.norm_up.weight.dtype)
 
     def restore(self, x):
         raise NotImplementedError

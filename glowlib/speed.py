@@ -47,14 +47,13 @@ class Case:
     size: str  # the profile: "paper" or "small"
     task: str  # one of TASKS, or "square N" for a picture of N × N pixels
     form: str = "kit"  # or "plain", the yardstick
-    precision: str = "float32"  # or "bfloat16", by autocast
+    precision: str = "float32"  # or "bfloat16": by autocast in training, else by `Denoiser.mixed_precision`
     device: str = "cpu"
 
     def prepare(self):
         """A function that does the task once."""
-        model, optimizer = network(self.model, self.size, self.device)
+        model, optimizer = self.network()
         form = plainly if self.form == "plain" else nullcontext
-        lower = self.precision != "float32"
         torch.manual_seed(0)
         clean = torch.rand(self.shape(), device=self.device)
         noisy = clean + 0.1 * torch.randn_like(clean)
@@ -64,7 +63,7 @@ class Case:
             train = self.task == "train step"
             model.train(train)
             with form(), torch.set_grad_enabled(train):
-                with torch.autocast(self.device, torch.bfloat16, enabled=lower):
+                with torch.autocast(self.device, torch.bfloat16, enabled=train and self.precision != "float32"):
                     restored = model(noisy) if train or self.task == "forward" else denoise(model, noisy)
                 if train:
                     loss(restored.float(), clean).backward()
@@ -72,6 +71,11 @@ class Case:
                     optimizer.zero_grad(set_to_none=True)
 
         return task
+
+    def network(self):
+        """The model in the case's precision, and its optimiser."""
+        lower = self.precision != "float32" and self.task != "train step"
+        return network(self.model, self.size, self.device, lower)
 
     def shape(self):
         """A training step of a small model takes a batch of its recipe, of a published one a single picture."""
@@ -83,11 +87,13 @@ class Case:
 
 
 @cache
-def network(name, size, device):
-    """A model of a profile with random weights, and its optimiser."""
+def network(name, size, device, lower):
+    """A model of a profile with random weights, `lower` in mixed precision, and its optimiser."""
     options = {k: v for k, v in load_profile(size).models[name].items() if k != "training"}
     torch.manual_seed(0)
     model = create_model(options.pop("network"), **options).to(device)
+    if lower:
+        model.mixed_precision()
     return model, make_optimizer(model, TrainingConfig())
 
 
@@ -201,7 +207,7 @@ def measure(cases, rounds, progress=True):
         row |= {"rounds": rounds, "peak": statistics.median(p for _, p in runs)}
         if case.task == "forward":
             with plainly():
-                row["gflop"] = flops(network(case.model, case.size, case.device)[0], SIDE) / 1e9
+                row["gflop"] = flops(network(case.model, case.size, case.device, lower=False)[0], SIDE) / 1e9
             row["share"] = statistics.median(row["gflop"] / t / p for t, p in runs)
             if (case.device, case.precision) == ("cpu", "float32"):
                 row["megabytes"] = traffic(case)
@@ -226,7 +232,7 @@ def memory(case):
 def probe(case):
     """What `memory` runs: the task, twice, the second time with the optimiser's moments there."""
     task = case.prepare()
-    states = network(case.model, case.size, case.device)[1].state
+    states = case.network()[1].state
 
     def moments():
         return sum(tensor.nbytes for state in states.values() for tensor in state.values())

@@ -74,7 +74,7 @@ class TokenUNet(Denoiser):
             kernel = F.conv_transpose2d(patch.weight, first.weight)
             bias = patch.bias + patch.weight.sum((2, 3)) @ first.bias
             x = F.conv2d(image, kernel, bias, patch.stride, first.padding)
-            return self.patch_embed.norm(rearrange(x, "b d h w -> b h w d"))
+            return self.inside(self.patch_embed.norm(rearrange(x, "b d h w -> b h w d")))
 
     def join_skip(self, k, x, skips):
         """Decoder stage k sees [decoder, skip], projected back to the width of one."""

@@ -1,5 +1,6 @@
 """The four networks as a whole: every option, any size, both precisions, and what must not matter."""
 
+import copy
 from dataclasses import fields
 
 import pytest
@@ -175,6 +176,24 @@ def test_bfloat16_agrees_loosely(network, build, batch):
     assert low.dtype == torch.bfloat16
     assert relative_error(mixed, exact) < 0.05
     assert relative_error(low, exact) < 0.05
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_mixed_precision_spares_the_picture(network, build, batch):
+    """Half the memory inside; at the picture the weights stay, whose rounding would show in it."""
+    model = build(network, qk_scale=None)
+    x = batch(32, 48)
+    with torch.no_grad():
+        exact = model(x)
+        low = copy.deepcopy(model).bfloat16()(x)
+        assert model.mixed_precision() is model
+        mixed = model(x)
+    assert mixed.dtype == torch.float32
+    assert relative_error(mixed, exact) < relative_error(low, exact) < 0.05
+    types = {name: {p.dtype for p in layer.parameters()} for name, layer in model.named_children()}
+    kept = {name for name, found in types.items() if found == {torch.float32}}
+    assert kept == {"conv_first", "patch_embed", "up", "output"} & set(types)
+    assert all(found <= {torch.bfloat16} for name, found in types.items() if name not in kept)
 
 
 @pytest.mark.parametrize("network", NETWORKS)

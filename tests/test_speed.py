@@ -35,7 +35,7 @@ def test_the_table(quiet, tmp_path):
 
 
 def test_a_training_step_changes_the_weights_and_a_forward_pass_does_not():
-    model, _ = speed.network("gcunet-small", "small", "cpu")
+    model, _ = FORWARD.network()
     before = [p.detach().clone() for p in model.parameters()]
     FORWARD.prepare()()
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
