@@ -178,7 +178,7 @@ def refuse_if_busy(share):
 
 
 def measure(cases, rounds, progress=True):
-    """Time the cases in turn, `rounds` times over, each between two measurements of the peak.
+    """Time the cases in turn, `rounds` times over, each between two measurements of the peak, after a call to warm up.
 
     Returns a table with SETTINGS and MEASURED: seconds (median, least and most), peak (GFLOP/s of a matrix product in
     the case's precision, median), gflop (operations of the published form of a forward pass), share (the median over
@@ -190,13 +190,13 @@ def measure(cases, rounds, progress=True):
     time.sleep(1)
     refuse_if_busy(others.share())
     found = {case: [] for case in cases}
-    bar = tqdm(total=(rounds + 1) * len(cases), disable=not progress, unit="run")
-    for i in range(rounds + 1):  # round 0 warms up
+    bar = tqdm(total=rounds * len(cases), disable=not progress, unit="run")
+    for _ in range(rounds):
         for case in cases:
             task = case.prepare()
+            task()  # the first call after another network's is slower; in use, one network works on and on
             before, took, after = peak(case), seconds(task, case.device), peak(case)
-            if i:
-                found[case].append((took, (before + after) / 2))
+            found[case].append((took, (before + after) / 2))
             bar.update()
         refuse_if_busy(others.share())
     bar.close()
