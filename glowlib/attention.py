@@ -16,6 +16,14 @@ def materialised(q, k, v, bias=None, scale=None):
     return logits.softmax(dim=-1) @ v
 
 
+def in_place(q, k, v, bias=None, scale=None):
+    """The same without gradient, in one matrix: fresh memory costs as much as what is computed in it."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    matrix = q @ k.transpose(-2, -1)
+    matrix = matrix.mul_(scale) if bias is None else torch.add(bias, matrix, alpha=scale, out=matrix)
+    return torch.softmax(matrix, dim=-1, out=matrix) @ v
+
+
 def attention(q, k, v, bias=None, scale=None):
     """softmax(scale·q kᵀ + bias) v: q, k, v (batch, heads, tokens, d); scale is d^-0.5 if None.
 
@@ -25,7 +33,8 @@ def attention(q, k, v, bias=None, scale=None):
     bias = None if bias is None else bias.to(q.dtype)
     lower = q.device.type == "cpu" and q.dtype == torch.bfloat16
     if lower and tokens <= 256:
-        return materialised(q, k, v, bias, scale)  # the fused kernel is slow in bfloat16
+        compute = materialised if torch.is_grad_enabled() else in_place
+        return compute(q, k, v, bias, scale)  # the fused kernel is slow in bfloat16
     if lower and tokens <= 1024 and torch.is_grad_enabled():
         with full_precision(q):  # and its way back slower still
             return attention(q.float(), k.float(), v.float(), bias, scale).to(q.dtype)
