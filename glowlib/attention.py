@@ -29,14 +29,15 @@ def attention(q, k, v, bias=None, scale=None):
 
     Where vectors cut off in the middle cost more than copies with zeros beside each head, zeros are put there.
     """
-    d, tokens = q.shape[-1], q.shape[2]
+    d, tokens, training = q.shape[-1], q.shape[2], torch.is_grad_enabled()
     bias = None if bias is None else bias.to(q.dtype)
-    lower = q.device.type == "cpu" and q.dtype == torch.bfloat16
-    if lower and tokens <= 256:
-        compute = materialised if torch.is_grad_enabled() else in_place
-        return compute(q, k, v, bias, scale)  # the fused kernel is slow in bfloat16
-    if lower and tokens <= 1024 and torch.is_grad_enabled():
-        with full_precision(q):  # and its way back slower still
+    on_cpu = q.device.type == "cpu"
+    lower = on_cpu and q.dtype == torch.bfloat16
+    # The CPU's fused kernel is slow in bfloat16, and knows no gradient of the bias.
+    if on_cpu and tokens <= 256 and (lower or (training and bias is not None and bias.requires_grad)):
+        return (materialised if training else in_place)(q, k, v, bias, scale)
+    if lower and tokens <= 1024 and training:
+        with full_precision(q):  # slower still on the way back
             return attention(q.float(), k.float(), v.float(), bias, scale).to(q.dtype)
     if d % VECTOR and (tokens > 256 or q.element_size() < 4):
         scale = d**-0.5 if scale is None else scale

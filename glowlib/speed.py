@@ -109,6 +109,14 @@ def seconds(task, device):
     return time.perf_counter() - began
 
 
+def spell(task, device):
+    """Wall time of one call: the median of as many as fill a second, five at most."""
+    took = []
+    while len(took) < 5 and sum(took) < 1:
+        took.append(seconds(task, device))
+    return statistics.median(took)
+
+
 @cache
 def product(device, precision):
     """A function: the product of two 2048 × 2048 matrices."""
@@ -180,10 +188,10 @@ def refuse_if_busy(share):
 def measure(cases, rounds, progress=True):
     """Time the cases in turn, `rounds` times over, each between two measurements of the peak, after a call to warm up.
 
-    Returns a table with SETTINGS and MEASURED: seconds (median, least and most), peak (GFLOP/s of a matrix product in
-    the case's precision, median), gflop (operations of the published form of a forward pass), share (the median over
-    rounds of those operations per second, as a part of the peak around them), megabytes (what a float32 forward
-    pass on the CPU reads and writes); memory is left empty.
+    Returns a table with SETTINGS and MEASURED: seconds (median, least and most of what `spell` gives in a round), peak
+    (GFLOP/s of a matrix product in the case's precision, median), gflop (operations of the published form of a forward
+    pass), share (the median over rounds of those operations per second, as a part of the peak around them), megabytes
+    (what a float32 forward pass on the CPU reads and writes); memory is left empty.
     Raises KitError where other processes take more than a tenth of the machine.
     """
     others = Others()
@@ -195,7 +203,7 @@ def measure(cases, rounds, progress=True):
         for case in cases:
             task = case.prepare()
             task()  # the first call after another network's is slower; in use, one network works on and on
-            before, took, after = peak(case), seconds(task, case.device), peak(case)
+            before, took, after = peak(case), spell(task, case.device), peak(case)
             found[case].append((took, (before + after) / 2))
             bar.update()
         refuse_if_busy(others.share())
@@ -283,7 +291,7 @@ def readable(table):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m glowlib.speed", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/runs/bench"), help="folder of the tables")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each thing is timed")
+    parser.add_argument("--rounds", type=int, default=3, help="how often all is timed in turn")
     parser.add_argument("--device", help="cpu or cuda (default: the best there is)")
     parser.add_argument("--probe", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

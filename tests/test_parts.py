@@ -221,14 +221,21 @@ def test_fused_linear_layers(dtype):
         torch.testing.assert_close(a, b.detach(), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(("tokens", "dtype"), [(300, torch.float32), (9, torch.bfloat16)])
-def test_padded_heads_change_nothing(tokens, dtype):
+@pytest.mark.parametrize("gradient", [True, False])
+@pytest.mark.parametrize(("tokens", "dtype"), [(300, torch.float32), (9, torch.bfloat16), (300, torch.bfloat16)])
+def test_attention_by_hand(tokens, dtype, gradient):
     """Heads of 12 channels become 16 where that pays; a scale of the caller's stays the caller's."""
-    q, k, v = (randn(1, 2, tokens, 12, seed=i).to(dtype) for i in range(3))
+    q, k, v = given = [randn(1, 2, tokens, 12, seed=i).to(dtype) for i in range(3)]
+    before, bias = [t.clone() for t in given], randn(1, 2, tokens, tokens, seed=3).to(dtype)
     for scale in (None, 0.7):
-        expected = (q.double() @ k.double().mT * (12**-0.5 if scale is None else scale)).softmax(-1) @ v.double()
+        logits = q.double() @ k.double().mT * (12**-0.5 if scale is None else scale)
         tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.03}[dtype]
-        torch.testing.assert_close(attention(q, k, v, scale=scale).double(), expected, rtol=tolerance, atol=tolerance)
+        for added in (None, bias):
+            expected = (logits if added is None else logits + added.double()).softmax(-1) @ v.double()
+            with torch.set_grad_enabled(gradient):
+                found = attention(q, k, v, added, scale)
+            torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+    assert all(torch.equal(a, b) for a, b in zip(given, before, strict=True))
 
 
 @pytest.mark.parametrize("tokens", [64, 300, 1100])
