@@ -7,7 +7,6 @@ https://arxiv.org/abs/2202.14009. Token grids are (batch, height, width, channel
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from timm.layers import DropPath, Mlp, trunc_normal_
 from torch import nn
@@ -70,15 +69,33 @@ def windows_of(height, width, window, shift, device):
 
 @lru_cache(maxsize=64)
 @kept
+def real_tokens(height, width, window, shift, device):
+    """The tokens of a grid without its padding, in the order of its windows, and how they fill the windows.
+
+    Returns their row-major indices, (height·width,), and None; or, where windows have gaps, two tensors of indices: the
+    token at each place of the windows, in a gap any, which the mask keeps out, and the place of each token.
+    """
+    index, _ = windows_of(height, width, window, shift, torch.device("cpu"))
+    padded_w = width + -width % window
+    row, column = index // padded_w, index % padded_w
+    real = (row < height) & (column < width)
+    order = (row * width + column)[real].to(device)
+    if real.all():
+        return order, None
+    return order, ((real.cumsum(0) - 1).clamp(min=0).to(device), real.nonzero()[:, 0].to(device))
+
+
+@lru_cache(maxsize=64)
+@kept
 def regroup(height, width, window, before, after, device):
     """How tokens get from one order to another: (their indices, the indices of the way back).
 
     before, after: the shift of the windows that the tokens are ordered by, None for row by row.
     """
     cpu = torch.device("cpu")
-    rows = torch.arange((height + -height % window) * (width + -width % window))
     old, new = (
-        rows if shift is None else windows_of(height, width, window, shift, cpu)[0] for shift in (before, after)
+        torch.arange(height * width) if shift is None else real_tokens(height, width, window, shift, cpu)[0]
+        for shift in (before, after)
     )
     there = old.argsort()[new]
     return there.to(device), there.argsort().to(device)
@@ -107,7 +124,7 @@ class WindowAttention(nn.Module):
 
     def __init__(self, dim, window, num_heads, scale=None):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.tokens = num_heads, window**2
         self.scale = (dim // num_heads) ** -0.5 if scale is None else scale
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, num_heads))
         trunc_normal_(self.relative_position_bias_table, std=0.02)
@@ -117,24 +134,30 @@ class WindowAttention(nn.Module):
         self.qkv = Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x, mask=None):
-        """(batch, windows, tokens, dim) and a mask (m, tokens, tokens) of the last m windows, or None.
+    def forward(self, x, mask=None, gaps=None):
+        """(batch, tokens, dim) in the order of windows; a mask (m, window², window²) of the last m windows, or None.
 
-        Returns what the windows attended to, before the output projection, in the shape of x.
+        gaps: how tokens fill windows that have some (see `real_tokens`). Returns what the windows attended to,
+        before the output projection, in the shape of x.
         """
-        batch, windows = x.shape[:2]
-        qkv = rearrange(self.qkv(x), "b n t (qkv d) -> qkv b n t d", qkv=3)
+        qkv = self.qkv(x)
+        if gaps is not None:
+            qkv = qkv.index_select(1, gaps[0])
+        qkv = rearrange(qkv, "b (n t) (qkv d) -> qkv b n t d", t=self.tokens, qkv=3)
         bias = self.relative_position_bias_table.T[:, self.bias_index][None]  # (1, heads, tokens, tokens)
         if mask is None:
             return self.attend(qkv, bias)
-        free = windows - len(mask)
-        masked = self.attend(qkv[:, :, free:], (bias + mask[:, None]).expand(batch, -1, -1, -1, -1).flatten(0, 1))
-        return torch.cat([self.attend(qkv[:, :, :free], bias), masked], dim=1) if free else masked
+        free = qkv.shape[2] - len(mask)
+        batched = (bias + mask[:, None]).expand(len(x), -1, -1, -1, -1).flatten(0, 1)
+        attended = self.attend(qkv[:, :, free:], batched)
+        if free:
+            attended = torch.cat([self.attend(qkv[:, :, :free], bias), attended], dim=1)
+        return attended if gaps is None else attended.index_select(1, gaps[1])
 
     def attend(self, qkv, bias):
         batch = qkv.shape[1]
         q, k, v = rearrange(qkv, "three b n t (heads d) -> three (b n) heads t d", heads=self.num_heads).unbind(0)
-        return rearrange(attention(q, k, v, bias, self.scale), "(b n) heads t d -> b n t (heads d)", b=batch)
+        return rearrange(attention(q, k, v, bias, self.scale), "(b n) heads t d -> b (n t) (heads d)", b=batch)
 
 
 class SwinBlock(nn.Module):
@@ -153,9 +176,9 @@ class SwinBlock(nn.Module):
         """(batch, height, width, dim) -> the same; any height and width."""
         return through_blocks([self], x)
 
-    def in_windows(self, x, mask):
-        """(batch, windows, tokens, dim) and the mask of the last windows -> the same."""
-        x = self.add(x, self.attn(self.norm1(x), mask), self.attn.proj)
+    def in_windows(self, x, mask, gaps):
+        """(batch, tokens, dim) in the order of windows -> the same; mask, gaps: those of `WindowAttention`."""
+        x = self.add(x, self.attn(self.norm1(x), mask, gaps), self.attn.proj)
         return self.add(x, linear_gelu(self.norm2(x), self.mlp.fc1), self.mlp.fc2)
 
     def add(self, x, branch, last):
@@ -169,23 +192,20 @@ def through_blocks(blocks, x):
     """Token grid (batch, height, width, dim) through Swin blocks of one window size -> the same shape.
 
     All but attention treats each token alone. So tokens stay in the order of windows from block to block,
-    and move once between two blocks.
+    and move once between two blocks; and what pads a grid to whole windows is there for attention only.
     """
-    batch, height, width, _ = x.shape
+    _, height, width, _ = shape = x.shape
     window = blocks[0].window
-    if height % window or width % window:
-        x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-    padded = x.shape
     x = x.flatten(1, 2)
     order = None  # row by row
     for block in blocks:
         if block.shift != order:
             x = Reorder.apply(x, *regroup(height, width, window, order, block.shift, x.device))
             order = block.shift
-        _, mask = windows_of(height, width, window, block.shift, x.device)
-        x = block.in_windows(rearrange(x, "b (n t) d -> b n t d", t=window**2), mask).flatten(1, 2)
-    x = Reorder.apply(x, *regroup(height, width, window, order, None, x.device))
-    return x.view(padded)[:, :height, :width]
+        _, mask = windows_of(height, width, window, order, x.device)
+        _, gaps = real_tokens(height, width, window, order, x.device)
+        x = block.in_windows(x, mask, gaps)
+    return Reorder.apply(x, *regroup(height, width, window, order, None, x.device)).view(shape)
 
 
 class SwinBlocks(nn.Sequential):

@@ -108,22 +108,22 @@ def test_logits_can_outweigh_the_mask(filled):
 
 
 @pytest.mark.parametrize("shift", [0, 2])
-def test_padding_is_never_attended_to(shift, filled, monkeypatch):
-    """Whatever the padding of a grid holds, however large, no real token changes."""
+def test_gaps_are_never_attended_to(shift, filled, monkeypatch):
+    """Whatever fills the windows' gaps, no token changes; and the tokens themselves are where they belong."""
     block = filled(SwinBlock(12, 3, 4, shift, 8)).double()
     x = randn(2, 6, 9, 12)
     base = block(x)
-    pad = F.pad
-    calls = []
-
-    def pad_with_noise(x, sides):
-        calls.append(sides)
-        padded = pad(x, sides, value=torch.nan).clone()
-        return padded.where(padded.isfinite(), 1e3 * randn(*padded.shape, seed=1))
-
-    monkeypatch.setattr(swin.F, "pad", pad_with_noise)
-    assert torch.equal(block(x), base)
-    assert calls == [(0, 0, 0, 3, 0, 2)]
+    order, (fill, places) = swin.real_tokens(6, 9, 4, shift, x.device)
+    assert sorted(order.tolist()) == list(range(54))
+    assert torch.equal(fill[places], torch.arange(54))
+    assert len(fill) == 8 * 12
+    other = torch.full_like(fill, 17)
+    other[places] = torch.arange(54)
+    assert not torch.equal(other, fill)
+    monkeypatch.setattr(swin, "real_tokens", lambda *_: (order, (other, places)))
+    close(block(x), base)
+    other[places] = torch.arange(54).flip(0)
+    assert (block(x) - base).abs().max() > 1e-3
 
 
 def test_window_mask_by_hand():
@@ -173,7 +173,7 @@ def test_windows_that_need_a_mask_come_last(height, width, window, shift):
 
 def test_reordering_and_its_gradient():
     there, back = regroup(5, 8, 4, 0, 2, torch.device("cpu"))
-    x = randn(2, 64, 3).requires_grad_()
+    x = randn(2, 40, 3).requires_grad_()
     assert torch.equal(Reorder.apply(x, there, back), x[:, there])
     assert torch.equal(Reorder.apply(Reorder.apply(x, there, back), back, there), x)
     assert torch.autograd.gradcheck(lambda x: Reorder.apply(x, there, back), x)
