@@ -41,9 +41,7 @@ def rise(task):
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
-    with suppress(
-        AttributeError
-    ):  # what the C library freed and holds would hide a rise; not every one can give it back
+    with suppress(AttributeError):  # what was freed but is still held would hide a rise; glibc can give it back
         ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = kilobytes("VmRSS")
