@@ -46,7 +46,7 @@ ablations: setup  ## train a narrow network again and again with one thing chang
 reach: setup  ## the shipped models on whole pictures and on tiles, held-out photographs
 	$(RUN) -m glowlib.reach
 
-bench: setup  ## how fast the networks are here and what memory they take; three quarters of an hour on two cores, nothing else running
+bench: setup  ## how fast the networks are here and what memory they take; more than half an hour on two cores, nothing else running
 	$(RUN) -m glowlib.speed
 
 notebooks: setup  ## run the committed notebooks again, in place

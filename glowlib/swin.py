@@ -51,8 +51,8 @@ def window_mask(height, width, window, shift, device):
 
 @lru_cache(maxsize=64)
 @kept
-def windows_of(height, width, window, shift, device):
-    """The tokens of a grid, padded to whole windows, in the order of its windows, shifted by `shift`.
+def windows_of(height, width, window, shift):
+    """The tokens of a grid, padded to whole windows, in the order of its windows, shifted by `shift`; on the CPU.
 
     Returns their row-major indices, (tokens,), and the mask of the last windows, (m, window², window²), or
     None: windows that need no mask come first, and share what all of them add to their logits.
@@ -62,9 +62,9 @@ def windows_of(height, width, window, shift, device):
     index = rearrange(index, "(i a) (j b) -> (i j) (a b)", a=window, b=window)
     mask = window_mask(height, width, window, shift, torch.device("cpu"))
     if mask is None:
-        return index.flatten().to(device), None
+        return index.flatten(), None
     needed = mask.flatten(1).any(1)
-    return torch.cat([index[~needed], index[needed]]).flatten().to(device), mask[needed].to(device)
+    return torch.cat([index[~needed], index[needed]]).flatten(), mask[needed]
 
 
 @lru_cache(maxsize=64)
@@ -72,17 +72,19 @@ def windows_of(height, width, window, shift, device):
 def real_tokens(height, width, window, shift, device):
     """The tokens of a grid without its padding, in the order of its windows, and how they fill the windows.
 
-    Returns their row-major indices, (height·width,), and None; or, where windows have gaps, two tensors of indices: the
-    token at each place of the windows, in a gap any, which the mask keeps out, and the place of each token.
+    Returns their row-major indices, (height·width,); the mask of the last windows, as `windows_of`; and None, or, where
+    windows have gaps, two tensors of indices: the token at each place of the windows, in a gap any, which the mask
+    keeps out, and the place of each token.
     """
-    index, _ = windows_of(height, width, window, shift, torch.device("cpu"))
+    index, mask = windows_of(height, width, window, shift)
+    mask = None if mask is None else mask.to(device)
     padded_w = width + -width % window
     row, column = index // padded_w, index % padded_w
     real = (row < height) & (column < width)
     order = (row * width + column)[real].to(device)
     if real.all():
-        return order, None
-    return order, ((real.cumsum(0) - 1).clamp(min=0).to(device), real.nonzero()[:, 0].to(device))
+        return order, mask, None
+    return order, mask, ((real.cumsum(0) - 1).clamp(min=0).to(device), real.nonzero()[:, 0].to(device))
 
 
 @lru_cache(maxsize=64)
@@ -202,8 +204,7 @@ def through_blocks(blocks, x):
         if block.shift != order:
             x = Reorder.apply(x, *regroup(height, width, window, order, block.shift, x.device))
             order = block.shift
-        _, mask = windows_of(height, width, window, order, x.device)
-        _, gaps = real_tokens(height, width, window, order, x.device)
+        _, mask, gaps = real_tokens(height, width, window, order, x.device)
         x = block.in_windows(x, mask, gaps)
     return Reorder.apply(x, *regroup(height, width, window, order, None, x.device)).view(shape)
 

@@ -1,5 +1,6 @@
 """Costs are counted right: against counts that can be made by hand, and against the published networks'."""
 
+import platform
 import sys
 
 import numpy as np
@@ -69,3 +70,15 @@ def test_a_peak_counts_although_it_is_over_and_an_earlier_one_does_not():
 
     assert rise(take(200)) > 190 * 2**20
     assert rise(take(20)) < 100 * 2**20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="freed memory is given back by glibc")
+def test_memory_that_was_freed_before_hides_nothing():
+    def blocks(count):
+        return [bytes(100_000) for _ in range(count)]
+
+    held = blocks(2000)
+    last = bytes(100_000)  # what lies above the freed blocks keeps them from going back by themselves
+    del held
+    assert rise(lambda: blocks(1000)) > 90e6
+    assert len(last) == 100_000

@@ -100,11 +100,13 @@ def test_logits_can_outweigh_the_mask(filled):
     original = swin.window_mask
     try:
         swin.windows_of.cache_clear()
+        swin.real_tokens.cache_clear()
         swin.window_mask = lambda *_: mask.masked_fill(mask == -100, -torch.inf)
         assert (block(x) - expected).abs().max() > 1e-3
     finally:
         swin.window_mask = original
         swin.windows_of.cache_clear()
+        swin.real_tokens.cache_clear()
 
 
 @pytest.mark.parametrize("shift", [0, 2])
@@ -113,14 +115,14 @@ def test_gaps_are_never_attended_to(shift, filled, monkeypatch):
     block = filled(SwinBlock(12, 3, 4, shift, 8)).double()
     x = randn(2, 6, 9, 12)
     base = block(x)
-    order, (fill, places) = swin.real_tokens(6, 9, 4, shift, x.device)
+    order, mask, (fill, places) = swin.real_tokens(6, 9, 4, shift, x.device)
     assert sorted(order.tolist()) == list(range(54))
     assert torch.equal(fill[places], torch.arange(54))
     assert len(fill) == 8 * 12
     other = torch.full_like(fill, 17)
     other[places] = torch.arange(54)
     assert not torch.equal(other, fill)
-    monkeypatch.setattr(swin, "real_tokens", lambda *_: (order, (other, places)))
+    monkeypatch.setattr(swin, "real_tokens", lambda *_: (order, mask, (other, places)))
     close(block(x), base)
     other[places] = torch.arange(54).flip(0)
     assert (block(x) - base).abs().max() > 1e-3
@@ -153,7 +155,7 @@ def test_no_query_is_left_without_a_key(height, width, window, shift):
 def test_windows_that_need_a_mask_come_last(height, width, window, shift):
     """The order is that of the windows of the rolled grid, but for theirs; each mask is its window's."""
     cpu = torch.device("cpu")
-    order, mask = windows_of(height, width, window, shift, cpu)
+    order, mask = windows_of(height, width, window, shift)
     rows, columns = math.ceil(height / window) * window, math.ceil(width / window) * window
     rolled = torch.arange(rows * columns).view(rows, columns).roll((-shift, -shift), (0, 1))
     cut = [

@@ -9,7 +9,7 @@ import torch
 
 from glowlib import speed
 from glowlib.errors import KitError
-from glowlib.speed import Case, Others, Traffic, all_cases, measure, memory, readable, seconds
+from glowlib.speed import Case, Others, Traffic, all_cases, measure, memory, readable, seconds, spell
 
 FORWARD = Case("gcunet-small", "small", "forward")
 
@@ -88,6 +88,26 @@ def test_own_work_is_not_that_of_others():
 
 def test_seconds_are_seconds():
     assert 0.05 <= seconds(lambda: time.sleep(0.05), "cpu") < 1
+
+
+@pytest.mark.parametrize(
+    ("takes", "calls", "median"),
+    [([2.0], 1, 2.0), ([0.5, 0.1, 0.9], 3, 0.5), ([0.3, 0.1, 0.1, 0.1, 0.2], 5, 0.1)],
+)
+def test_short_tasks_are_called_more_than_once(takes, calls, median, monkeypatch):
+    given = iter([*takes, 9.0])
+    monkeypatch.setattr(speed, "seconds", lambda task, device: next(given))
+    assert spell(None, "cpu") == median
+    assert len(list(given)) == 1 + len(takes) - calls
+
+
+def test_each_task_is_warmed_up_in_each_round(quiet, monkeypatch):
+    events = []
+    monkeypatch.setattr(Case, "prepare", lambda case: lambda: events.append("call"))
+    monkeypatch.setattr(speed, "peak", lambda case: events.append("peak") or 1.0)
+    monkeypatch.setattr(speed, "spell", lambda task, device: events.append("spell") or 1.0)
+    measure([Case("gcunet-small", "small", "picture")], rounds=2, progress=False)
+    assert events == ["call", "peak", "spell", "peak"] * 2
 
 
 @pytest.mark.parametrize(
