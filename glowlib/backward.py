@@ -36,7 +36,7 @@ class Backward:
         """
         self.device = next(net.parameters()).device
         self.precision, self.scaler = precision, scaler
-        self.micro_batch = micro_batch or config.batch_size // world()
+        self.micro_batch = micro_batch or max(count for *_, count in config.stretches()) // world()
         self.loss = loss_of(config)
         self.net = DistributedDataParallel(net) if world() > 1 else net
         self.no_sync = self.net.no_sync if world() > 1 else nullcontext

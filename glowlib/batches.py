@@ -74,10 +74,16 @@ class NoisyCrops(Dataset):
 
     def __getitem__(self, position):
         c = self.config
+        step, side = c.place(position)
         rng = np.random.default_rng([c.seed, position])
-        share = (c.share_drawn, *c.restart_drawn)[c.part(position // c.batch_size) if c.restart_drawn else 0]
-        crop = drawing(rng, c.crop) if share and rng.random() < share else self.photograph(rng)
+        share = (c.share_drawn, *c.restart_drawn)[c.part(step) if c.restart_drawn else 0]
+        crop = drawing(rng, side) if share and rng.random() < share else self.photograph(rng, side)
         clean = np.ascontiguousarray(crop.transpose(2, 0, 1))
+        if c.share_permuted and rng.random() < c.share_permuted:
+            clean = np.ascontiguousarray(rng.permutation(clean))
+        if c.share_saturation and rng.random() < c.share_saturation:
+            grey = clean.mean(0)
+            clean = (grey + np.float32(2 ** rng.uniform(-1, 1)) * (clean - grey)).clip(0, 1)
         noise = rng.standard_normal(clean.shape, dtype=np.float32)
         if rng.random() < c.share_grey:
             clean[:] = clean.mean(0)
@@ -87,9 +93,9 @@ class NoisyCrops(Dataset):
             noisy = to_8bit_by_truncation(noisy)
         return noisy, torch.from_numpy(clean)
 
-    def photograph(self, rng):
+    def photograph(self, rng, side):
         """A random crop of a random picture in one of the eight symmetries of the square, each equally likely."""
-        picture, side = self.store[rng.integers(self.count)], self.config.crop
+        picture = self.store[rng.integers(self.count)]
         top, left = (rng.integers(length - side + 1) for length in picture.shape[:2])
         crop = np.rot90(picture[top : top + side, left : left + side], rng.integers(4))
         return (crop[:, ::-1] if rng.integers(2) else crop).astype(np.float32) / 255
@@ -148,14 +154,7 @@ class PreparedPairs(Dataset):
 
 def batches(samples, config, start=0, rank=0, world=1):
     """Loader of the batches from step `start` on; of `world` processes, each gets its part of every batch."""
-    order = range(start * config.batch_size + rank, config.steps * config.batch_size, world)
+    order = [config.positions(step)[rank::world] for step in range(start, config.steps)]
     gpu = torch.cuda.is_available()
     workers = config.workers if config.workers >= 0 else min(8, (os.cpu_count() or 1) // world) if gpu else 0
-    return DataLoader(
-        samples,
-        batch_size=config.batch_size // world,
-        sampler=order,
-        num_workers=workers,
-        pin_memory=gpu,
-        persistent_workers=workers > 0,
-    )
+    return DataLoader(samples, batch_sampler=order, num_workers=workers, pin_memory=gpu, persistent_workers=workers > 0)

@@ -13,10 +13,31 @@ from .attention import attention
 from .linear import Linear, linear_add
 
 
-def attend(q, k, v, num_heads):
-    """Multi-head attention without output projection: (batch, tokens, d) each; never materialised."""
+def attend(q, k, v, num_heads, grid=None, reach=None):
+    """Multi-head attention without output projection: (batch, tokens, d) each; never materialised.
+
+    reach: of the tokens of a grid (height, width), each attends to its own window of that side only; None: to all.
+    """
+    if reach is not None and max(grid) > reach:
+        return attend_within(q, k, v, num_heads, grid, reach)
     q, k, v = (rearrange(t, "b l (heads d) -> b heads l d", heads=num_heads) for t in (q, k, v))
     return rearrange(attention(q, k, v), "b heads l d -> b l (heads d)")
+
+
+def attend_within(q, k, v, num_heads, grid, reach):
+    """`attend` in windows of side `reach` that are not shifted; what pads a grid to windows is masked."""
+    height, width = grid
+
+    def windows(t):
+        t = F.pad(t.unflatten(1, grid), (0, 0, 0, -width % reach, 0, -height % reach))
+        return rearrange(t, "b (i a) (j c) d -> (b i j) (a c) d", a=reach, c=reach)
+
+    real = windows(q.new_ones(len(q), height * width, 1))
+    mask = torch.where(real == 0, -torch.inf, 0.0).transpose(1, 2)[:, None]  # (windows, 1, 1, keys)
+    q, k, v = (rearrange(windows(t), "n l (heads d) -> n heads l d", heads=num_heads) for t in (q, k, v))
+    a = rearrange(attention(q, k, v, mask), "n heads l d -> n l (heads d)")
+    a = rearrange(a, "(b i j) (a c) d -> b (i a) (j c) d", a=reach, i=-(-height // reach), j=-(-width // reach))
+    return a[:, :height, :width].flatten(1, 2)
 
 
 def coordinates(height, width, like):
@@ -55,9 +76,9 @@ def to_tokens(x, g):
 class CrossAttn(nn.Module):
     """x + out(A(query·LN x, key·LN g, value·LN g))."""
 
-    def __init__(self, dim, num_heads):
+    def __init__(self, dim, num_heads, reach=None):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.reach = num_heads, reach
         self.norm_local, self.norm_global = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.query_proj, self.key_proj, self.value_proj = (Linear(dim, dim) for _ in range(3))
         self.out_proj = Linear(dim, dim)
@@ -65,7 +86,7 @@ class CrossAttn(nn.Module):
     def forward(self, x, g):
         tokens, g, (h, w) = to_tokens(x, g)
         q, g = self.norm_local(tokens), self.norm_global(g)
-        a = attend(self.query_proj(q), self.key_proj(g), self.value_proj(g), self.num_heads)
+        a = attend(self.query_proj(q), self.key_proj(g), self.value_proj(g), self.num_heads, (h, w), self.reach)
         return rearrange(linear_add(a, self.out_proj, tokens), "b (h w) d -> b h w d", h=h, w=w)
 
 
@@ -76,9 +97,9 @@ class ResidualInsideAttn(nn.Module):
     (sinusoids added to x and g) or "rotary" (q and k turned).
     """
 
-    def __init__(self, dim, num_heads, gated, position):
+    def __init__(self, dim, num_heads, reach=None, *, gated, position):
         super().__init__()
-        self.num_heads, self.position = num_heads, position
+        self.num_heads, self.reach, self.position = num_heads, reach, position
         self.q_proj, self.k_proj, self.v_proj = (Linear(dim, dim) for _ in range(3))
         self.gate_proj = Linear(2 * dim, dim) if gated else None
         self.out_proj = Linear(dim, dim)
@@ -91,7 +112,7 @@ class ResidualInsideAttn(nn.Module):
         q, k, v = self.q_proj(x), self.k_proj(g), self.v_proj(g)
         if self.position == "rotary":
             q, k = (rotate(t, h, w, self.num_heads) for t in (q, k))
-        a = attend(q, k, v, self.num_heads)
+        a = attend(q, k, v, self.num_heads, (h, w), self.reach)
         if self.gate_proj is not None:
             a = self.gate_proj(torch.cat([x, a], dim=-1)).sigmoid() * a
         return rearrange(self.out_proj(x + a), "b (h w) d -> b h w d", h=h, w=w)
@@ -100,8 +121,8 @@ class ResidualInsideAttn(nn.Module):
 # name in the kit's options -> constructor
 FUSIONS = {
     "cross": CrossAttn,
-    "gated": lambda dim, heads: ResidualInsideAttn(dim, heads, gated=True, position=None),
-    "posenc": lambda dim, heads: ResidualInsideAttn(dim, heads, gated=False, position="added"),
-    "gated_posenc": lambda dim, heads: ResidualInsideAttn(dim, heads, gated=True, position="added"),
-    "rope": lambda dim, heads: ResidualInsideAttn(dim, heads, gated=False, position="rotary"),
+    "gated": lambda *sizes: ResidualInsideAttn(*sizes, gated=True, position=None),
+    "posenc": lambda *sizes: ResidualInsideAttn(*sizes, gated=False, position="added"),
+    "gated_posenc": lambda *sizes: ResidualInsideAttn(*sizes, gated=True, position="added"),
+    "rope": lambda *sizes: ResidualInsideAttn(*sizes, gated=False, position="rotary"),
 }

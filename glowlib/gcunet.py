@@ -15,7 +15,7 @@ class ContextStage(nn.Module):
     def __init__(self, config, i, **resample):
         super().__init__()
         self.blocks = context_blocks(
-            config.depths[i],
+            config.depths[i] if config.context_blocks else 0,
             config.embed_dim * 2**i,
             config.context_ratio,
             config.context_pooling,

@@ -23,10 +23,11 @@ def cross_attention(config, i, dim):
         raise KitError(
             f"cross-attention needs {even}channels a head: {dim} channels do not fit num_heads[{i}] = {heads}"
         )
-    return FUSIONS[config.fusion](dim, heads)
+    return FUSIONS[config.fusion](dim, heads, config.attention_reach)
 
 
 def context(config, depth, dim):
+    depth = depth if config.context_blocks else 0
     return context_blocks(depth, dim, config.context_ratio, config.context_pooling, config.context_fusion)
 
 

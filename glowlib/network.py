@@ -11,6 +11,7 @@ from torch import nn
 from .errors import KitError
 from .fusion import FUSIONS
 from .head import DenoisingHead
+from .noise_level import estimate_sigma
 from .swin import swin_blocks
 
 
@@ -31,6 +32,9 @@ class ModelConfig:
     fusion: str = "cross"  # cross-attention between tokens and context, see glowlib.fusion
     denoising_head: bool = False  # squeeze-excitation head at the bottleneck
     global_residual: bool = False  # predict the noise: output + input; needs C >= 3p²
+    noise_normalisation: bool = False  # scale the input so that its noise always has the same level
+    context_blocks: bool = True  # a control: False leaves out the global context blocks
+    attention_reach: int | None = None  # a control: side of the windows, in tokens, that cross-attention keeps to
     training_size: int = 256  # image side the windows are planned for; any size can be fed
 
     def __post_init__(self):
@@ -53,6 +57,7 @@ class ModelConfig:
             'context_fusion holds "mul", "add" or both': 0 < len(self.context_fusion) == len(set(self.context_fusion))
             and set(self.context_fusion) <= {"mul", "add"},
             f"fusion is one of {', '.join(FUSIONS)}": self.fusion in FUSIONS,
+            "attention_reach is None or at least 1": self.attention_reach is None or self.attention_reach >= 1,
             f"training_size is a multiple of {8 * self.patch_size}": self.training_size >= 8 * self.patch_size
             and self.training_size % (8 * self.patch_size) == 0,
         }
@@ -86,11 +91,16 @@ def pad_to_multiple(x, multiple):
     return x
 
 
+NORMAL_LEVEL = 25  # σ, 0 to 255 scale, that noise normalisation scales every image to
+LEAST_LEVEL = 2  # an estimate below it is taken as this: images without noise would be scaled without bound
+
+
 class Denoiser(nn.Module):
     """A network whose `restore` takes sides that are multiples of 8p, made to take any side.
 
     forward: (batch, 3 or 1, H, W), clean values in [0, 1] -> (batch, 3, H, W), not clipped.
-    One channel is repeated to three.
+    One channel is repeated to three. sigma: the noise level (0 to 255 scale), one number or one for each image of the
+    batch, in place of the estimate; only for a network with noise normalisation.
     """
 
     name = None  # what create_model calls it
@@ -100,14 +110,30 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, image):
+    def forward(self, image, sigma=None):
         if image.ndim != 4 or image.shape[1] not in (1, 3):
             raise ValueError(f"expected an image batch (batch, 3 or 1, H, W), not {tuple(image.shape)}")
         height, width = image.shape[-2:]
         image = image.expand(-1, 3, -1, -1)
-        x = pad_to_multiple(image, 8 * self.config.patch_size)
+        x, scale = self.normalised(image, sigma)
+        x = pad_to_multiple(x, 8 * self.config.patch_size)
         restored = self.restore(x.to(next(self.parameters()).dtype))[..., :height, :width].to(image.dtype)
+        if self.config.noise_normalisation:
+            restored = restored / scale + (0 if self.config.global_residual else 0.5)
         return restored + image if self.config.global_residual else restored
+
+    def normalised(self, image, sigma=None):
+        """(scale · (image - 0.5), scale), so that the noise has the level NORMAL_LEVEL; or the image as it is."""
+        if not self.config.noise_normalisation:
+            if sigma is not None:
+                raise KitError(f"this {self.name} is not told the noise level: leave sigma out")
+            return image, None
+        if sigma is None:
+            sigma = estimate_sigma(image).clamp(min=LEAST_LEVEL)
+        else:
+            sigma = torch.as_tensor(sigma, dtype=image.dtype, device=image.device)
+        scale = (NORMAL_LEVEL / sigma).expand(len(image))[:, None, None, None]
+        return (image - 0.5) * scale, scale
 
     def mixed_precision(self, dtype=torch.bfloat16):
         """Lower the weights inside, in place, to half their memory; returns the model.

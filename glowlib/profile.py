@@ -14,7 +14,7 @@ from .errors import KitError
 RANGES = {
     "steps batch_size hold_out epoch validate_every checkpoint_every": (1, math.inf),
     "crop": (16, math.inf),
-    "share_8bit share_grey share_drawn ema": (0, 1),
+    "share_8bit share_grey share_drawn share_permuted share_saturation ema": (0, 1),
     "lr": (1e-12, math.inf),
     "min_lr warmup weight_decay clip seed": (0, math.inf),
     "workers": (-1, math.inf),
@@ -35,13 +35,17 @@ class TrainingConfig:
     share_8bit: float = 0.25  # crops noised under the 8bit convention, so that one model serves both
     share_grey: float = 0.1  # crops made grey, with equal noise in the three channels
     share_drawn: float = 0.0  # crops that are drawn, not photographed: flat areas, ramps, boards, bars, text
+    share_permuted: float = 0.0  # crops whose colour channels are put in a random order
+    share_saturation: float = 0.0  # crops whose saturation is multiplied by a random factor, 1/2 to 2
     loss: str = "l1"  # "l1" or "charbonnier"
-    optimizer: str = "adamw"  # "adamw" or "adam"
+    optimizer: str = "adamw"  # "adamw", "adam", or "muon" (matrices; AdamW for the rest)
     lr: float = 1e-3
     min_lr: float = 1e-6  # where the cosine ends
     restarts: tuple = ()  # steps at which another cosine begins; those beyond `steps` never come
     restart_lr: tuple = ()  # the rate that each of them begins with
     restart_drawn: tuple = ()  # and `share_drawn` from there on; empty: as before
+    grow_at: tuple = ()  # steps at which crops become larger and batches smaller, so that a batch keeps its pixels
+    grow_to: tuple = ()  # the side of the crops from each of them on
     warmup: int = 200  # steps of linear warm-up
     epoch: int = 1  # steps for which the rate stays the same
     weight_decay: float = 0.0
@@ -58,17 +62,40 @@ class TrainingConfig:
         """How many restarts have come at a step: 0 before the first."""
         return bisect_right(self.restarts, step)
 
+    def stretches(self):
+        """Stretches of equal crops: (first step, first position, side of the crops, crops in a batch).
+
+        A position is the number of a crop in the whole training.
+        """
+        rows, position, step, count = [], 0, 0, self.batch_size
+        for start, side in zip((0, *self.grow_at), (self.crop, *self.grow_to), strict=True):
+            position, step = position + (start - step) * count, start
+            count = max(1, round(self.batch_size * (self.crop / side) ** 2))
+            rows.append((step, position, side, count))
+        return rows
+
+    def positions(self, step):
+        """The positions of the crops that make the batch at a step."""
+        first, position, _, count = [row for row in self.stretches() if row[0] <= step][-1]
+        position += (step - first) * count
+        return range(position, position + count)
+
+    def place(self, position):
+        """(step, side) of the crop at a position."""
+        first, start, side, count = [row for row in self.stretches() if row[1] <= position][-1]
+        return first + (position - start) // count, side
+
     @property
     def level(self):
         """The one noise level that is trained for, or None for a range."""
         return self.sigma[0] if self.sigma[0] == self.sigma[1] else None
 
     def __post_init__(self):
-        for name in ("sigma", "betas", "restarts", "restart_lr", "restart_drawn"):
+        for name in ("sigma", "betas", "restarts", "restart_lr", "restart_drawn", "grow_at", "grow_to"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, known in (
             ("loss", ("l1", "charbonnier")),
-            ("optimizer", ("adamw", "adam")),
+            ("optimizer", ("adamw", "adam", "muon")),
             ("precision", ("auto", "float32", "bfloat16", "float16")),
         ):
             if getattr(self, name) not in known:
@@ -86,6 +113,12 @@ class TrainingConfig:
             raise KitError(f"training option restarts is rising steps after the warm-up, not {self.restarts}")
         if len(self.restart_lr) != len(self.restarts) or not all(lr > 0 for lr in self.restart_lr):
             raise KitError("training option restart_lr is a rate above 0 for each of the restarts")
+        if list(self.grow_at) != sorted(set(self.grow_at)) or len(self.grow_to) != len(self.grow_at):
+            raise KitError(
+                "training options grow_at and grow_to are rising steps and the side of the crops from each on"
+            )
+        if any(side < 16 for side in self.grow_to):
+            raise KitError(f"training option grow_to holds sides of at least 16 pixels, not {self.grow_to}")
         if self.restart_drawn and len(self.restart_drawn) != len(self.restarts):
             raise KitError("training option restart_drawn is empty, or a share for each of the restarts")
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from timm.optim import Muon
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
@@ -63,11 +64,17 @@ def charbonnier(restored, clean):
 
 
 def make_optimizer(model, config):
-    """Adam or AdamW; only matrices and kernels decay: no biases, norms or position tables."""
+    """Adam, AdamW, or Muon for matrices with AdamW for the rest.
+
+    Only matrices and kernels decay: no biases, norms or position tables.
+    """
     groups = [
         {"params": [p for n, p in model.named_parameters() if matrix(n, p)], "weight_decay": config.weight_decay},
         {"params": [p for n, p in model.named_parameters() if not matrix(n, p)], "weight_decay": 0.0},
     ]
+    if config.optimizer == "muon":  # steps of AdamW's size, so that its learning rates serve
+        groups[1]["use_fallback"] = True
+        return Muon(groups, lr=config.lr, betas=config.betas, adjust_lr_fn="match_rms_adamw")
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     fused = next(model.parameters()).device.type != "mps"
     return kind(groups, lr=config.lr, betas=config.betas, fused=fused)

@@ -53,11 +53,10 @@ def open_data(config, folder):
                 f"the pairs in {pairs_folder(config)} have sides of {largest} pixels, the crop {config.crop}"
             )
         return PreparedPairs(pairs, config), held_out
+    largest = max(config.crop, *config.grow_to, 0)
     for name, shape in zip(store.names, store.shapes, strict=True):
-        if min(shape[:2]) < config.crop:
-            raise KitError(
-                f"{name} of {config.data} is smaller than the crop of {config.crop}: remove it, or lower crop"
-            )
+        if min(shape[:2]) < largest:
+            raise KitError(f"{name} of {config.data} is smaller than the crop of {largest}: remove it, or lower crop")
     return NoisyCrops(store, config, count), held_out
 
 
@@ -114,8 +113,9 @@ def train(
     device = own_device(device)
     if micro_batch is not None and micro_batch < 1:
         raise KitError(f"--micro_batch is a number from 1 up, not {micro_batch}")
-    if config.batch_size % world():
-        raise KitError(f"a batch of {config.batch_size} cannot be shared equally among {world()} processes")
+    for *_, count in config.stretches():
+        if count % world():
+            raise KitError(f"a batch of {count} cannot be shared equally among {world()} processes")
     description = {"name": name, "network": network, "options": options, "training": asdict(config)}
     description |= {"start": str(start)} if start else {}
     description = json.loads(json.dumps(description))  # tuples become lists, as they will be when read back
@@ -158,7 +158,7 @@ def train(
         last = config.steps if until is None else min(until, config.steps)
         net.train()
         began = last_logged = time.monotonic()
-        loss_sum, summed, saved = 0.0, 0, step
+        loss_sum, summed, crops, saved = 0.0, 0, 0, step
         quiet = not (log and progress)
         shown = {"total": config.steps, "initial": step, "unit": "step", "mininterval": 5, "desc": name}
         with tqdm(**shown, disable=quiet) as bar:
@@ -166,6 +166,7 @@ def train(
                 torch.manual_seed((rank() << 56) + (config.seed << 32) + step)  # dropped paths
                 schedule.step_update(step - step % config.epoch)
                 loss_sum, summed = loss_sum + backward(noisy, clean), summed + 1
+                crops += len(noisy) * world()
                 scaler.unscale_(optimizer)
                 if config.clip:
                     nn.utils.clip_grad_norm_(net.parameters(), config.clip)
@@ -185,7 +186,7 @@ def train(
                             f"the loss is {mean} near step {step}: lower lr, or train in float32; "
                             f"{folder} keeps step {saved}"
                         )
-                    speed = summed * config.batch_size / (time.monotonic() - last_logged)
+                    speed = crops / (time.monotonic() - last_logged)
                     row = {"step": step, "loss": f"{mean:.6f}", "lr": f"{optimizer.param_groups[0]['lr']:.4g}"}
                     row["images_per_second"] = f"{speed:.1f}"
                     if validates:
@@ -197,7 +198,7 @@ def train(
                         bar.set_postfix({"loss": row["loss"], "images/s": row["images_per_second"]})
                         if watch:
                             watch(log.rows)
-                    loss_sum, summed, last_logged = 0.0, 0, time.monotonic()
+                    loss_sum, summed, crops, last_logged = 0.0, 0, 0, time.monotonic()
                     if done or step % config.checkpoint_every == 0:
                         save()
                         saved = step

@@ -28,6 +28,9 @@ CHANGES = {
     "fusion": [{"fusion": name} for name in ("cross", "gated", "posenc", "gated_posenc", "rope")],
     "denoising_head": [{"denoising_head": True}],
     "global_residual": [{"global_residual": True}],
+    "noise_normalisation": [{"noise_normalisation": True}, {"noise_normalisation": True, "global_residual": True}],
+    "context_blocks": [{"context_blocks": False}],
+    "attention_reach": [{"attention_reach": 3}, {"attention_reach": 1}],
     "training_size": [{"training_size": 16}, {"training_size": 32}],
 }
 CASES = [(network, change) for network in NETWORKS for changes in CHANGES.values() for change in changes]
@@ -35,8 +38,8 @@ IDS = [f"{network}-{'-'.join(f'{k}={v}' for k, v in change.items())}" for networ
 
 # The parts that an option belongs to, where a network has none of them: GCUNet has no tokens, SUNet no map.
 IGNORED = {
-    "sunet": {"context_ratio", "context_pooling", "context_fusion", "fusion"},
-    "gcunet": {"window_size", "num_heads", "qk_scale", "fusion", "training_size"},
+    "sunet": {"context_ratio", "context_pooling", "context_fusion", "fusion", "context_blocks", "attention_reach"},
+    "gcunet": {"window_size", "num_heads", "qk_scale", "fusion", "attention_reach", "training_size"},
     "glownet": set(),
     "sglownet": set(),
 }
