@@ -1,11 +1,11 @@
 """Patch-based neural networks with global context, for colour image denoising: a reproducibility kit."""
 
-from .checkpoints import download_pretrained, from_original, list_models, load_pretrained
+from .networks.convert import download_pretrained, from_original, list_models, load_pretrained
 from .errors import KitError
-from .inference import denoise
-from .metrics import psnr, ssim
-from .models import create_model
-from .noise import add_noise
+from .evaluation.tiling import denoise
+from .evaluation.metrics import psnr, ssim
+from .networks import create_model
+from .data.noise import add_noise
 
 __version__ = "0.1.0"
 __all__ = [

@@ -8,7 +8,7 @@ import pytest
 import torch
 from skimage import data
 
-from glowlib.models import create_model
+from glowlib.networks import create_model
 
 torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives
 

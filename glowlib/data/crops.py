@@ -1,0 +1,161 @@
+"""Training pairs: crops of photographs with fresh noise, each a function of (seed, position) alone.
+
+Since a sample depends on nothing else, any process, on any machine, at any time makes the same one: a
+resumed run sees what the uninterrupted one would have seen.
+"""
+
+import csv
+import json
+import os
+from itertools import chain
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from .datasets import data_folder
+from .synthetic import drawing
+from ..errors import KitError
+from .images import read_picture, to_colour
+from .noise import to_8bit_by_truncation
+
+
+class PictureStore:
+    """Pictures decoded once into one memory-mapped file, so that opening a crop costs nothing."""
+
+    def __init__(self, pictures, folder, stamp=None):
+        """pictures: iterable of (name, uint8 array H×W×3 or H×W), gone through only if they are not in the store.
+
+        folder: where the store lies, or will lie. stamp: what identifies the pictures (JSON); a store that was made
+        with another one, or without one, is made anew.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.data, listing = folder / "pictures.bin", folder / "pictures.json"
+        # The listing is written last: where it is missing or torn, the store is.
+        try:
+            found = json.loads(listing.read_text())
+        except (OSError, ValueError):
+            found = {}
+        if stamp is None or found.get("stamp") != json.loads(json.dumps(stamp)) or not self.data.exists():
+            found = {"stamp": stamp, "pictures": self.write(pictures)}
+            beside = listing.with_suffix(f".{os.getpid()}")
+            beside.write_text(json.dumps(found))
+            beside.replace(listing)
+        self.names = [name for name, *_ in found["pictures"]]
+        self.shapes = [(height, width, 3) for _, height, width in found["pictures"]]
+        self.starts = np.cumsum([0] + [np.prod(shape) for shape in self.shapes])
+
+    def write(self, pictures):
+        beside = self.data.with_suffix(f".{os.getpid()}")  # several processes may do this at once
+        listed = []
+        try:
+            with beside.open("wb") as file:
+                for name, picture in pictures:
+                    file.write(to_colour(picture).tobytes())
+                    listed.append([name, *picture.shape[:2]])
+            beside.replace(self.data)
+        finally:
+            beside.unlink(missing_ok=True)
+        return listed
+
+    def __len__(self):
+        return len(self.shapes)
+
+    def __getitem__(self, i):
+        return np.memmap(self.data, np.uint8, "r", int(self.starts[i]), self.shapes[i])
+
+
+class NoisyCrops(Dataset):
+    """position -> (noisy, clean), float32 (3, crop, crop): a crop turned and flipped, with noise of a random level."""
+
+    def __init__(self, store, config, count=None):
+        """count: how many pictures of the store to train on, its first ones (default: all)."""
+        self.store, self.config, self.count = store, config, count or len(store)
+
+    def __getitem__(self, position):
+        c = self.config
+        rng = np.random.default_rng([c.seed, position])
+        share = (c.share_drawn, *c.restart_drawn)[c.part(position // c.batch_size) if c.restart_drawn else 0]
+        crop = drawing(rng, c.crop) if share and rng.random() < share else self.photograph(rng)
+        clean = np.ascontiguousarray(crop.transpose(2, 0, 1))
+        noise = rng.standard_normal(clean.shape, dtype=np.float32)
+        if rng.random() < c.share_grey:
+            clean[:] = clean.mean(0)
+            noise[:] = noise[0]
+        noisy = torch.from_numpy(clean + np.float32(rng.uniform(*c.sigma) / 255) * noise)
+        if rng.random() < c.share_8bit:
+            noisy = to_8bit_by_truncation(noisy)
+        return noisy, torch.from_numpy(clean)
+
+    def photograph(self, rng):
+        """A random crop of a random picture in one of the eight symmetries of the square, each equally likely."""
+        picture, side = self.store[rng.integers(self.count)], self.config.crop
+        top, left = (rng.integers(length - side + 1) for length in picture.shape[:2])
+        crop = np.rot90(picture[top : top + side, left : left + side], rng.integers(4))
+        return (crop[:, ::-1] if rng.integers(2) else crop).astype(np.float32) / 255
+
+
+def pairs_folder(config):
+    """Where `glowlib.patches` put the configured pairs; those of one noise level have it in their folder's name."""
+    return data_folder() / (config.pairs if config.level is None else f"{config.pairs}-sigma{config.level:g}")
+
+
+def read_pairs(config, held_out):
+    """(stamp, iterator of clean and noisy pictures in turn) of prepared pairs whose source is not held out."""
+    folder = pairs_folder(config)
+    try:
+        rows = list(csv.DictReader((folder / "manifest.csv").open()))
+    except OSError as error:
+        level = "" if config.level is None else f" --sigma {config.level:g}"
+        raise KitError(
+            f"there are no prepared pairs in {folder}: make them with "
+            f"python -m glowlib.patches --dataset {config.data} --out {folder}{level} (and --crops as the profile says)"
+        ) from error
+    files = [row["file"] for row in rows if row["source"] not in held_out]
+    paths = chain.from_iterable((folder / "clean" / file, folder / "noisy" / file) for file in files)
+    stamp = [folder.name, *sorted(held_out), *(f"{row['file']} {row['sha256_noisy']}" for row in rows)]
+    return stamp, ((f"{path.parent.name}/{path.name}", read_picture(path)) for path in paths)
+
+
+class PreparedPairs(Dataset):
+    """position -> (noisy, clean), float32 (3, crop, crop): the paper's pairs, each once an epoch, in random order.
+
+    A pair is padded by reflection at the right and bottom to the crop, and gets one of nine equally likely
+    augmentations: the eight symmetries of the square, the identity twice.
+    """
+
+    def __init__(self, store, config):
+        """store: clean and noisy pictures in turn, as `read_pairs` gives them."""
+        self.store, self.config = store, config
+        self.epoch, self.order = None, None
+
+    def __getitem__(self, position):
+        count, seed = len(self.store) // 2, self.config.seed
+        epoch, place = divmod(position, count)
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, np.random.default_rng([seed, 1, epoch]).permutation(count)
+        which = 2 * int(self.order[place])
+        form = np.random.default_rng([seed, position]).integers(9) % 8
+        return self.prepared(which + 1, form), self.prepared(which, form)
+
+    def prepared(self, i, form):
+        picture = self.store[i]
+        bottom, right = (self.config.crop - side for side in picture.shape[:2])
+        picture = np.rot90(np.pad(picture, ((0, bottom), (0, right), (0, 0)), "reflect"), form % 4)
+        picture = picture[:, ::-1] if form >= 4 else picture
+        return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32) / 255)
+
+
+def batches(samples, config, start=0, rank=0, world=1):
+    """Loader of the batches from step `start` on; of `world` processes, each gets its part of every batch."""
+    order = range(start * config.batch_size + rank, config.steps * config.batch_size, world)
+    gpu = torch.cuda.is_available()
+    workers = config.workers if config.workers >= 0 else min(8, (os.cpu_count() or 1) // world) if gpu else 0
+    return DataLoader(
+        samples,
+        batch_size=config.batch_size // world,
+        sampler=order,
+        num_workers=workers,
+        pin_memory=gpu,
+        persistent_workers=workers > 0,
+    )
