@@ -4,20 +4,17 @@ Since a sample depends on nothing else, any process, on any machine, at any time
 resumed run sees what the uninterrupted one would have seen.
 """
 
-import csv
 import json
 import os
-from itertools import chain
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .datasets import data_folder
-from .synthetic import drawing
-from ..errors import KitError
-from .images import read_picture, to_colour
+from ..files import atomic_write
+from .image_files import to_colour
 from .noise import to_8bit_by_truncation
+from .synthetic import drawing
 
 
 class PictureStore:
@@ -38,24 +35,19 @@ class PictureStore:
             found = {}
         if stamp is None or found.get("stamp") != json.loads(json.dumps(stamp)) or not self.data.exists():
             found = {"stamp": stamp, "pictures": self.write(pictures)}
-            beside = listing.with_suffix(f".{os.getpid()}")
-            beside.write_text(json.dumps(found))
-            beside.replace(listing)
+            with atomic_write(listing) as temporary:
+                temporary.write_text(json.dumps(found))
         self.names = [name for name, *_ in found["pictures"]]
         self.shapes = [(height, width, 3) for _, height, width in found["pictures"]]
         self.starts = np.cumsum([0] + [np.prod(shape) for shape in self.shapes])
 
     def write(self, pictures):
-        beside = self.data.with_suffix(f".{os.getpid()}")  # several processes may do this at once
         listed = []
-        try:
-            with beside.open("wb") as file:
-                for name, picture in pictures:
-                    file.write(to_colour(picture).tobytes())
-                    listed.append([name, *picture.shape[:2]])
-            beside.replace(self.data)
-        finally:
-            beside.unlink(missing_ok=True)
+        # Several processes may do this at once.
+        with atomic_write(self.data) as temporary, temporary.open("wb") as file:
+            for name, picture in pictures:
+                file.write(to_colour(picture).tobytes())
+                listed.append([name, *picture.shape[:2]])
         return listed
 
     def __len__(self):
@@ -93,57 +85,6 @@ class NoisyCrops(Dataset):
         top, left = (rng.integers(length - side + 1) for length in picture.shape[:2])
         crop = np.rot90(picture[top : top + side, left : left + side], rng.integers(4))
         return (crop[:, ::-1] if rng.integers(2) else crop).astype(np.float32) / 255
-
-
-def pairs_folder(config):
-    """Where `glowlib.patches` put the configured pairs; those of one noise level have it in their folder's name."""
-    return data_folder() / (config.pairs if config.level is None else f"{config.pairs}-sigma{config.level:g}")
-
-
-def read_pairs(config, held_out):
-    """(stamp, iterator of clean and noisy pictures in turn) of prepared pairs whose source is not held out."""
-    folder = pairs_folder(config)
-    try:
-        rows = list(csv.DictReader((folder / "manifest.csv").open()))
-    except OSError as error:
-        level = "" if config.level is None else f" --sigma {config.level:g}"
-        raise KitError(
-            f"there are no prepared pairs in {folder}: make them with "
-            f"python -m glowlib.patches --dataset {config.data} --out {folder}{level} (and --crops as the profile says)"
-        ) from error
-    files = [row["file"] for row in rows if row["source"] not in held_out]
-    paths = chain.from_iterable((folder / "clean" / file, folder / "noisy" / file) for file in files)
-    stamp = [folder.name, *sorted(held_out), *(f"{row['file']} {row['sha256_noisy']}" for row in rows)]
-    return stamp, ((f"{path.parent.name}/{path.name}", read_picture(path)) for path in paths)
-
-
-class PreparedPairs(Dataset):
-    """position -> (noisy, clean), float32 (3, crop, crop): the paper's pairs, each once an epoch, in random order.
-
-    A pair is padded by reflection at the right and bottom to the crop, and gets one of nine equally likely
-    augmentations: the eight symmetries of the square, the identity twice.
-    """
-
-    def __init__(self, store, config):
-        """store: clean and noisy pictures in turn, as `read_pairs` gives them."""
-        self.store, self.config = store, config
-        self.epoch, self.order = None, None
-
-    def __getitem__(self, position):
-        count, seed = len(self.store) // 2, self.config.seed
-        epoch, place = divmod(position, count)
-        if epoch != self.epoch:
-            self.epoch, self.order = epoch, np.random.default_rng([seed, 1, epoch]).permutation(count)
-        which = 2 * int(self.order[place])
-        form = np.random.default_rng([seed, position]).integers(9) % 8
-        return self.prepared(which + 1, form), self.prepared(which, form)
-
-    def prepared(self, i, form):
-        picture = self.store[i]
-        bottom, right = (self.config.crop - side for side in picture.shape[:2])
-        picture = np.rot90(np.pad(picture, ((0, bottom), (0, right), (0, 0)), "reflect"), form % 4)
-        picture = picture[:, ::-1] if form >= 4 else picture
-        return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32) / 255)
 
 
 def batches(samples, config, start=0, rank=0, world=1):

@@ -1,10 +1,7 @@
 """Photographs by name: where they are, what they are called, and whether they are the right ones."""
 
 import csv
-import hashlib
-import os
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +9,9 @@ import skimage
 import skimage.data
 
 from ..errors import KitError
-from .images import SUFFIXES, read_picture, to_colour
-
-DATA_VARIABLE = "GLOWLIB_DATA"
+from ..files import DATA_VARIABLE, data_folder, sha256
+from .download import fetch
+from .image_files import SUFFIXES, read_picture, to_colour
 
 # Bundled with scikit-image's wheel: the quick profile needs no download.
 BUNDLED = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle")
@@ -22,12 +19,6 @@ BUNDLED = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle")
 # Sets whose every picture is known by hash, in manifest.csv; and how many pictures the others have.
 KNOWN = ("Kodak24", "CBSD68", "BSD400")
 COUNTS = {"DIV2K": 900, "McMaster": 18, "Urban100": 100}
-
-
-def data_folder():
-    """The folder that holds the datasets: what GLOWLIB_DATA says, else data/ in the clone, or here without one."""
-    clone = Path(__file__).parents[1]
-    return Path(os.environ.get(DATA_VARIABLE) or (clone if (clone / "pyproject.toml").exists() else Path()) / "data")
 
 
 def bundled(name):
@@ -38,7 +29,7 @@ def bundled(name):
 @cache
 def manifest(name):
     """{canonical file name: (height, width, SHA-256)} of a known set."""
-    with files("glowlib").joinpath("manifest.csv").open() as file:
+    with Path(__file__).with_name("manifest.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["dataset"] == name]
     return {row["file"]: (int(row["height"]), int(row["width"]), row["sha256"]) for row in rows}
 
@@ -46,7 +37,7 @@ def manifest(name):
 def fingerprint(path, picture):
     """SHA-256 of the decoded pixels, or of the file where it is JPEG, whose decoders differ."""
     jpeg = path.suffix.lower() in (".jpg", ".jpeg")
-    return hashlib.sha256(path.read_bytes() if jpeg else np.ascontiguousarray(picture).tobytes()).hexdigest()
+    return sha256(path if jpeg else np.ascontiguousarray(picture).tobytes())
 
 
 def check_picture(name, file, path, picture):
@@ -59,6 +50,11 @@ def check_picture(name, file, path, picture):
     else:
         return
     raise KitError(f"{path} {found}: another copy of {name}, whose scores differ; move the folder away to fetch it")
+
+
+def check_file(name, file, path):
+    """`check_picture` of a file that was just fetched."""
+    check_picture(name, file, path, read_picture(path))
 
 
 def find_files(name):
@@ -107,9 +103,7 @@ def iterate_dataset(name):
     found = find_files(name)
     expected = len(manifest(name)) if name in KNOWN else COUNTS.get(name)
     if len(found) != expected and (name in KNOWN or name == "DIV2K"):
-        from .download import fetch  # here, since most runs need no network
-
-        fetch(name, skip=found)
+        fetch(name, data_folder() / name, [file for file in manifest(name) if file not in found], check_file)
         found = find_files(name)
     if not found or (expected is not None and len(found) != expected):
         raise KitError(

@@ -4,13 +4,11 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import pooch
 import requests
 from tqdm.auto import tqdm
 
-from .datasets import DATA_VARIABLE, check_picture, data_folder, manifest
 from ..errors import KitError
-from .images import read_picture
+from ..files import DATA_VARIABLE, atomic_write, sha256
 
 RAW = "https://raw.githubusercontent.com"
 # For each set the places of a picture, tried in turn; {stem} is its canonical name without suffix, {number} of Kodak's.
@@ -71,15 +69,15 @@ def download(url, path, progress=False):
                 raise
 
 
-def by_hand(name):
+def by_hand(name, folder):
     homes = HOMES.get(name) or [url for url, _ in ARCHIVES[name]]
-    return f"put its pictures into {data_folder() / name} by hand (from {homes[0]}), or set {DATA_VARIABLE}"
+    return f"put its pictures into {folder} by hand (from {homes[0]}), or set {DATA_VARIABLE}"
 
 
-def fetch_picture(name, file):
+def fetch_picture(name, file, folder, check):
     """One picture of a known set, checked before it takes its name."""
     stem = Path(file).stem
-    target = data_folder() / name / file
+    target = folder / file
     fresh = target.with_name(f"fetched-{file}.new")
     for home in HOMES[name]:
         url = home.format(stem=stem, number=stem.removeprefix("kodim"))
@@ -92,10 +90,10 @@ def fetch_picture(name, file):
         whole = target.with_name(f".checking-{file}")  # the suffix says how to decode it
         fresh.replace(whole)
         try:
-            check_picture(name, file, whole, read_picture(whole))
+            check(name, file, whole)
         except KitError as error:
             whole.unlink()
-            raise KitError(f"what {url} serves is not {file} of {name}: {by_hand(name)}") from error
+            raise KitError(f"what {url} serves is not {file} of {name}: {by_hand(name, folder)}") from error
         whole.replace(target)
         return
 
@@ -107,18 +105,17 @@ def unpack(archive, folder):
             file = Path(entry.filename).name
             if entry.is_dir() or not file.lower().endswith(".png"):
                 continue
-            beside = folder / f"{file}.part"
-            with packed.open(entry) as source, beside.open("wb") as sink:
+            with packed.open(entry) as source, atomic_write(folder / file) as temporary, temporary.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
-            beside.replace(folder / file)
 
 
-def fetch(name, skip=()):
-    """Fetch a set into `data_folder()`, but for the files named in skip; call again to continue.
+def fetch(name, folder, files, check):
+    """Fetch a set into its folder; call again to continue.
 
+    files: names of the pictures to fetch; a set that comes as archives is fetched whole. check(name, file, path):
+    raises KitError where the picture at path is not that file of the set.
     Raises KitError, one line that says what to do by hand, when the network or a check fails.
     """
-    folder = data_folder() / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if name in ARCHIVES:
@@ -126,15 +123,15 @@ def fetch(name, skip=()):
                 archive = folder / url.rsplit("/", 1)[1]
                 if not archive.exists():
                     download(url, archive, progress=True)
-                if pooch.file_hash(str(archive)) != digest:
+                if sha256(archive) != digest:
                     archive.unlink()
                     raise KitError(f"{url} came with other bytes than its checksum says: fetch it again")
                 unpack(archive, folder)
                 archive.unlink()
             return
-        for file in tqdm([f for f in manifest(name) if f not in skip], desc=f"fetching {name}", unit="picture"):
-            fetch_picture(name, file)
+        for file in tqdm(files, desc=f"fetching {name}", unit="picture"):
+            fetch_picture(name, file, folder, check)
     except requests.RequestException as error:
-        raise KitError(f"{name} cannot be fetched ({type(error).__name__}): {by_hand(name)}") from error
+        raise KitError(f"{name} cannot be fetched ({type(error).__name__}): {by_hand(name, folder)}") from error
     except OSError as error:
         raise KitError(f"cannot write {name} into {folder}: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Gaussian noise under the field's two conventions, the same for every method, order and device."""
+"""Gaussian noise under the field's two protocols, the same for every method, order and device."""
 
 import hashlib
 from pathlib import PurePath
@@ -30,7 +30,7 @@ def gaussian(height, width, sigma, seed, name):
 def add_noise(image, sigma, *, seed, name, protocol="float"):
     """Add Gaussian noise of level sigma (0 to 255 scale) to a clean image.
 
-    image: as `glowlib.images.to_tensor` takes it, clean values in [0, 1]. seed: an int. name: the image's
+    image: as `glowlib.data.images.to_tensor` takes it, clean values in [0, 1]. seed: an int. name: the image's
     canonical file name ("kodim01.png"); a list of names for a batch; folders in it do not count.
     protocol: "float" (x + σ/255·n, neither clipped nor rounded: KAIR, Restormer) or "8bit"
     (the same, clipped to [0, 1] and truncated to 8 bits: the paper, section on experiments).

@@ -1,12 +1,11 @@
 """Classical denoisers by scikit-image, each told the noise level, with strengths tuned on training photographs.
 
-`python -m glowlib.classical` tunes them again: for each noise level, the strength of the best mean PSNR on centre
+`python -m glowlib tune-classical` tunes them again: for each noise level, the strength of the best mean PSNR on centre
 crops of BSD400's held-out pictures, so that what a network beats is beaten fairly.
 """
 
 import argparse
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,12 @@ import yaml
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle, denoise_wavelet
 
 from ..data.datasets import load_dataset
+from ..data.images import centre_crop
+from ..data.noise import add_noise
 from ..errors import exit_clearly
 from .metrics import psnr
-from ..data.noise import add_noise
 
+FILE = Path(__file__).with_name("classical.yaml")
 SIGMAS = (5, 10, 15, 25, 30, 50)
 
 
@@ -48,7 +49,7 @@ METHODS = {
 @cache
 def strengths():
     """{method: {σ: strength}}, as tuned."""
-    return yaml.safe_load(files("glowlib").joinpath("classical.yaml").read_text())
+    return yaml.safe_load(FILE.read_text())
 
 
 def restore(method, noisy, sigma):
@@ -61,8 +62,7 @@ def tune(count=20, side=128):
     """{method: {σ: strength}} of the best mean PSNR over centre crops of BSD400's last `count` pictures."""
     crops = []
     for name, picture in load_dataset("BSD400")[-count:]:
-        top, left = ((n - side) // 2 for n in picture.shape[:2])
-        crops.append((name, picture[top : top + side, left : left + side]))
+        crops.append((name, centre_crop(picture, side)))
     tuned = {method: {} for method in METHODS}
     for sigma in SIGMAS:
         pairs = [(clean, add_noise(clean, sigma, seed=0, name=name)) for name, clean in crops]
@@ -76,13 +76,8 @@ def tune(count=20, side=128):
 @exit_clearly
 def main(argv=None):
     argparse.ArgumentParser(
-        prog="python -m glowlib.classical",
+        prog="python -m glowlib tune-classical",
         description="Tune the classical methods' strengths on held-out pictures of BSD400, and write classical.yaml.",
     ).parse_args(argv)
-    target = Path(__file__).with_name("classical.yaml")
-    text = "# Strengths in units of the noise level, by noise level; written by `python -m glowlib.classical`.\n"
-    target.write_text(text + yaml.safe_dump(tune(), sort_keys=False))
-
-
-if __name__ == "__main__":
-    main()
+    text = "# Strengths in units of the noise level, by noise level; written by `python -m glowlib tune-classical`.\n"
+    FILE.write_text(text + yaml.safe_dump(tune(), sort_keys=False))

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from ..networks.convert import list_models, load_pretrained
+from ..data.image_files import SUFFIXES, read_picture, write_png
+from ..device import own_device, rank, world
 from ..errors import KitError, exit_clearly
-from ..data.images import SUFFIXES, read_picture, write_png
+from ..networks import require_known
+from ..networks.pretrained import list_models, load_pretrained
 from .tiling import automatic_tile, denoise
-from ..networks import known
-from ..training.distributed import own_device, rank, world
 
 
 def find_pictures(folder):
@@ -88,7 +88,7 @@ def read_tile(text, stride, model):
 def main(argv=None):
     args = parse(argv)
     if args.model is not None:
-        known("network", args.model, list_models().networks)
+        require_known("network", args.model, list_models().networks)
     if args.batch_size is not None and args.batch_size < 1:
         raise KitError(f"--batch_size is a number of at least 1, not {args.batch_size}")
     names = result_names(find_pictures(args.input_dir))
@@ -113,7 +113,3 @@ def main(argv=None):
     print(f"{len(mine) - len(failed)} of {len(mine)} pictures restored in {args.result_dir}")
     if failed:
         raise KitError(f"not restored: {', '.join(failed)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,11 @@
-"""PSNR and SSIM, each under a named convention."""
+"""PSNR and SSIM, each under a named protocol."""
 
 import numpy as np
 from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
 
-from ..errors import KitError
 from ..data.images import to_array
+from ..errors import KitError
 
 SSIM_PROTOCOLS = ("grey", "rgb")
 
@@ -22,7 +22,7 @@ def psnr(clean, restored):
     """Peak signal-to-noise ratio in dB over RGB, no border crop, peak 1; infinite for equal images.
 
     clean: [0, 1]; restored: clipped to it and rounded to 8 bits first; any one image that
-    `glowlib.images.to_tensor` takes. Raises ValueError for different sizes or a batch.
+    `glowlib.data.images.to_tensor` takes. Raises ValueError for different sizes or a batch.
     """
     clean, restored = to_scored(clean, restored)
     error = np.mean((clean - restored) ** 2)

@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from ..errors import KitError
 from ..data.images import to_tensor
+from ..errors import KitError
 
 SHARED = 32  # pixels that neighbouring automatic tiles share at least
 
@@ -38,7 +38,7 @@ def ramp(tile, overlap):
     return (torch.minimum(index, tile - index) / max(overlap, 1)).clamp(max=1)
 
 
-def gathered(weights, length, overlap):
+def summed_weights(weights, length, overlap):
     """What the weights of all tiles along one side add up to: (tile,) -> (length,)."""
     total = weights.new_zeros(length)
     for start in positions(length, len(weights), overlap):
@@ -66,13 +66,13 @@ def restore_tiles(model, image, sides, overlap, batch_size):
         for (b, y, x), r in zip(part, restored, strict=True):
             total[b, :, y : y + th, x : x + tw] += r * rows[:, None] * columns
     # The tiles are a grid: the weights that meet at a pixel add up to a product of its row's and its column's.
-    return total.div_(gathered(rows, height, oh)[:, None]).div_(gathered(columns, width, ow))
+    return total.div_(summed_weights(rows, height, oh)[:, None]).div_(summed_weights(columns, width, ow))
 
 
 def denoise(model, image, *, tile="auto", overlap=None, batch_size=None):
     """Restore a noisy image of any size.
 
-    image: any kind that `glowlib.images.to_tensor` takes; the same kind comes back, of the same size, on the same
+    image: any kind that `glowlib.data.images.to_tensor` takes; the same kind comes back, of the same size, on the same
     device. Integer kinds are clipped and rounded; floats are not clipped. tile: side of the tiles in pixels;
     "auto" for rectangles of at most `automatic_tile`, fitted to the image; None for the whole image at once. overlap:
     pixels that neighbouring tiles share at least, by default an eighth of the tile, or 32 of automatic ones.

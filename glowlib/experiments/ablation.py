@@ -1,4 +1,4 @@
-"""One change at a time, each trained with several seeds: `python -m glowlib.ablation --help`.
+"""One change at a time, each trained with several seeds: `python -m glowlib ablation --help`.
 
 What differs between two trainings of one network with different seeds is chance. Its spread, pooled over all networks,
 says how large a difference between two networks has to be before it means something.
@@ -8,18 +8,16 @@ import argparse
 import csv
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
-from ..training.sweep import run_piece, steps_done
-from ..networks.convert import parameter_count
-from .cost import flops
 from ..errors import KitError, exit_clearly
+from ..evaluation.statistics import differences_over_seeds
 from ..networks import create_model
-from ..training.profiles import list_profiles, load_profile
-from ..training.optim import plan
+from ..networks.base import parameter_count
+from ..training.profiles import list_profiles, load_profile, plan
 from ..training.run_folder import VALIDATION_SIGMAS
+from ..training.sweep import run_piece, steps_done
+from .cost import flops
 
 SCORES = tuple(f"psnr_sigma{sigma}" for sigma in VALIDATION_SIGMAS)
 
@@ -51,31 +49,10 @@ def collect(profile, out, steps=None):
     return table
 
 
-def differences(runs):
-    """Each model's mean over seeds less the first model's, with a 95% interval, for every score.
-
-    The interval is Student's, from the spread over seeds, pooled over the models: it holds what chance in training
-    does, on the same pictures. Every model has the same seeds. Returns columns model, score, difference, low, high.
-    """
-    first, *others = runs["model"].unique()
-    seeds = runs["seed"].nunique()
-    freedom = runs["model"].nunique() * (seeds - 1)
-    rows = []
-    for score in (*SCORES, "mean"):
-        by_model = runs.groupby("model", sort=False)[score]
-        spread = np.sqrt(((runs[score] - by_model.transform("mean")) ** 2).sum() / freedom)
-        half = student.ppf(0.975, freedom) * spread * np.sqrt(2 / seeds)
-        means = by_model.mean()
-        for model in others:
-            difference = means[model] - means[first]
-            rows.append((model, score, difference, difference - half, difference + half))
-    return pd.DataFrame(rows, columns=["model", "score", "difference", "low", "high"])
-
-
 @exit_clearly
 def main(argv=None):
     parser = argparse.ArgumentParser(
-        prog="python -m glowlib.ablation",
+        prog="python -m glowlib ablation",
         description=__doc__.split(":")[0] + ".",
         epilog="What is not listed here goes to python -m glowlib.training as it is, such as --lr.",
     )
@@ -100,11 +77,7 @@ def main(argv=None):
         raise KitError("; ".join(failed))
     runs = collect(profile, args.out, args.steps)
     runs.to_csv(args.out / "runs.csv", index=False, float_format="%.4f")
-    found = differences(runs)
+    found = differences_over_seeds(runs, (*SCORES, "mean"))
     found.to_csv(args.out / "differences.csv", index=False, float_format="%.4f")
     print(found[found["score"] == "mean"].drop(columns="score").to_string(index=False, float_format="%.2f"))
     print(f"in {args.out}: runs.csv, differences.csv")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""How far should context reach? The same networks on whole pictures and on tiles: `python -m glowlib.reach --help`.
+"""How far should context reach? The same networks on whole pictures and tiles: `python -m glowlib context-range`.
 
 Networks learn global context on small crops; a whole picture, or a larger tile, is a context that they have not
 seen (the train-test inconsistency of global pooling: Chu et al., "Improving Image Restoration by Revisiting Global
@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..evaluation.benchmark import paired_differences, run_benchmark, split_tile
 from ..data.datasets import load_dataset
 from ..device import choose_device
 from ..errors import exit_clearly
+from ..evaluation.benchmark import run_benchmark, split_tile
+from ..evaluation.statistics import paired_differences
 from ..training.profiles import load_profile
 
 SIGMAS = (10, 50)
@@ -36,7 +37,7 @@ def differences(scores):
 
 @exit_clearly
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m glowlib.reach", description=__doc__.split(":")[0] + ".")
+    parser = argparse.ArgumentParser(prog="python -m glowlib context-range", description=__doc__.split(":")[0] + ".")
     parser.add_argument("--out", type=Path, default=Path("results/runs/reach"), help="folder of the tables")
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     args = parser.parse_args(argv)
@@ -48,7 +49,3 @@ def main(argv=None):
     scores = run_benchmark({recipe.data: pictures}, methods, SIGMAS, path, device=choose_device(args.device))
     print(differences(scores).to_string(index=False, float_format="%.3f"))
     print(f"picture by picture: {path}")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,17 +9,18 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..networks.convert import load_pretrained, parameter_count
 from ..errors import KitError
 from ..networks import create_model
+from ..networks.base import parameter_count
+from ..networks.pretrained import load_pretrained
 
 # Runs alone in a process, so that nothing else raises its peak.
 PROBE = """
 import sys, torch, glowlib
-from glowlib.cost import rise
+from glowlib.experiments.cost import peak_memory_increase
 model = glowlib.load_pretrained(sys.argv[1])
 image = torch.zeros(1, 3, int(sys.argv[2]), int(sys.argv[3]))
-print(rise(lambda: glowlib.denoise(model, image)))
+print(peak_memory_increase(lambda: glowlib.denoise(model, image)))
 """
 
 
@@ -34,7 +35,7 @@ def flops(model, side=256):
     return counter.get_total_flops()
 
 
-def rise(task):
+def peak_memory_increase(task):
     """Bytes by which a task, at its peak, lifts this process's memory above what it held before. Linux only."""
 
     def kilobytes(field):

@@ -83,9 +83,9 @@ def visual_comparison(clean, noisy, restored, *, crop=None, side=96):
     return figure
 
 
-def psnr_against_sigma(summary, convention="float"):
+def psnr_against_sigma(summary, protocol="float"):
     """Mean PSNR of each method against the noise level, one panel a dataset. summary: from `summarise`."""
-    part = summary[summary["convention"] == convention]
+    part = summary[summary["protocol"] == protocol]
     datasets = part["dataset"].unique()
     figure, axes = plt.subplots(
         1, len(datasets), figsize=(1.3 + 3.1 * len(datasets), 2.8), layout="constrained", sharey=True, squeeze=False
@@ -93,7 +93,7 @@ def psnr_against_sigma(summary, convention="float"):
     for axis, dataset in zip(axes[0], datasets, strict=True):
         for method, rows in part[part["dataset"] == dataset].groupby("method", sort=False):
             axis.plot(rows["sigma"], rows["psnr"], label=method, markersize=5, **style(method))
-        axis.set_title(f"{dataset}, {convention} noise", fontsize=9)
+        axis.set_title(f"{dataset}, {protocol} noise", fontsize=9)
         axis.set_xlabel("noise level σ (0–255 scale)", fontsize=9)
         axis.set_xticks(sorted(part["sigma"].unique()))
         axis.tick_params(labelsize=8)
@@ -103,9 +103,9 @@ def psnr_against_sigma(summary, convention="float"):
     return figure
 
 
-def scatter_of_pair(table, a, b, sigma, convention="float"):
+def scatter_of_pair(table, a, b, sigma, protocol="float"):
     """Each picture's PSNR by method b against that by method a; the diagonal is a draw. table: from `run_benchmark`."""
-    part = table[(table["sigma"] == sigma) & (table["convention"] == convention)]
+    part = table[(table["sigma"] == sigma) & (table["protocol"] == protocol)]
     figure, axis = plt.subplots(figsize=(3.4, 3.6), layout="constrained")
     for i, (dataset, rows) in enumerate(part.groupby("dataset", sort=False)):
         wide = rows.pivot_table("psnr", "image", "method")
@@ -117,7 +117,7 @@ def scatter_of_pair(table, a, b, sigma, convention="float"):
     axis.set(xlim=ends, ylim=ends, aspect="equal")
     axis.set_xlabel(f"{a}, PSNR (dB)", fontsize=9)
     axis.set_ylabel(f"{b}, PSNR (dB)", fontsize=9)
-    axis.set_title(f"σ = {sigma:g}, {convention} noise", fontsize=9)
+    axis.set_title(f"σ = {sigma:g}, {protocol} noise", fontsize=9)
     axis.tick_params(labelsize=8)
     figure.legend(fontsize=7, frameon=False, loc="outside lower center")
     return figure
@@ -141,7 +141,7 @@ def quality_against_cost(costs, label):
 def intervals(differences, labels):
     """Differences in dB with their 95% intervals, a line each; those that hold 0 are grey.
 
-    differences: columns model, difference, low and high, such as one score's rows of `ablation.differences`.
+    differences: columns model, difference, low and high, such as one score's rows of `differences_over_seeds`.
     labels: {model: text}, from the top.
     """
     rows = differences.set_index("model").loc[list(labels)]
@@ -177,7 +177,7 @@ def learning_curves(logs, score="psnr_sigma50"):
 def roofline(speed, bandwidth):
     """Operations a second against operations a byte of each network's forward pass, below what the machine allows.
 
-    speed: float32 forward passes on a CPU from `glowlib.speed.measure`, of the published sizes. bandwidth: GB/s.
+    speed: float32 forward passes on a CPU from `speed.measure`, of the published sizes. bandwidth: GB/s.
     """
     figure, axis = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     top = speed["peak"].median()
@@ -207,7 +207,7 @@ def roofline(speed, bandwidth):
 def growth_of_cost(grown):
     """Time a pixel, and memory with and without the restored picture itself, against the picture's size.
 
-    grown: from `glowlib.speed.growth`; the restored picture has three float32 values a pixel.
+    grown: from `speed.growth`; the restored picture has three float32 values a pixel.
     """
     figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.7), layout="constrained")
     pixels = grown["pixels"] / 1e6

@@ -1,4 +1,4 @@
-"""Model cards of the shipped models, read from their configuration, log and scores: `python -m glowlib.cards`."""
+"""Model cards of the shipped models, read from their configuration, log and scores: `python -m glowlib cards`."""
 
 import argparse
 import json
@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..evaluation.benchmark import SCORES
-from ..networks.convert import list_models, shipped_folder
-from .cost import cost
 from ..errors import KitError, exit_clearly
-from ..training.profiles import TrainingConfig
-from .reproduce import read_table
+from ..evaluation.benchmark import SCORES
+from ..evaluation.tables import read_table
+from ..files import shipped_folder
+from ..networks.pretrained import list_models
+from ..training.config import TrainingConfig
 from ..training.run_folder import VALIDATION_SIGMAS
+from .cost import cost
 
 KINDS = {
     "sunet": "SUNet: Swin windows in a U-Net, patches only",
@@ -20,7 +21,7 @@ KINDS = {
     "glownet": "GLOWNet: windows and global context in parallel, merged by cross-attention",
     "sglownet": "S-GLOWNet: global context first, then windows that ask it by cross-attention",
 }
-SETTING = ["dataset", "convention", "sigma"]
+SETTING = ["dataset", "protocol", "sigma"]
 
 
 def minutes(log, batch_size):
@@ -30,7 +31,7 @@ def minutes(log, batch_size):
 
 
 def card(name, summary):
-    """Markdown of a shipped model's card. summary: what `glowlib.benchmark.summarise` makes of the standard scores."""
+    """Markdown of a shipped model's card. summary: what `tables.summarise` makes of the standard scores."""
     folder = shipped_folder() / name
     config = json.loads((folder / "config.json").read_text())
     recipe, log = TrainingConfig(**config["training"]), pd.read_csv(folder / "log.csv")
@@ -86,16 +87,12 @@ def card(name, summary):
 
 @exit_clearly
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m glowlib.cards", description=__doc__.split(":")[0] + ".")
+    parser = argparse.ArgumentParser(prog="python -m glowlib cards", description=__doc__.split(":")[0] + ".")
     parser.add_argument(
         "--tables", type=Path, default=Path("results/reference/standard/tables"), help="folder with summary.csv"
     )
     args = parser.parse_args(argv)
-    summary = read_table(args.tables / "summary.csv", ["convention"])
+    summary = read_table(args.tables / "summary.csv", ["protocol"])
     for name in list_models().shipped:
         (shipped_folder() / name / "README.md").write_text(card(name, summary) + "\n")
         print(shipped_folder() / name / "README.md")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """How fast the networks are on this machine, beside its own peak, and what memory they take: `make bench`.
 
 Everything is timed in turn, round by round, each time between two measurements of the machine's peak, so that what
-slows the machine down slows both. The yardstick is the same networks computed the plain way (`glowlib.plain`).
+slows the machine down slows both. The yardstick is the same networks computed the plain way (`glowlib.networks.plain`).
 """
 
 import argparse
@@ -21,14 +21,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
-from .cost import flops, rise
 from ..device import choose_device, has_bfloat16
 from ..errors import KitError, exit_clearly
 from ..evaluation.tiling import denoise
 from ..networks import create_model
 from ..networks.plain import plainly
-from ..training.profiles import TrainingConfig, load_profile
+from ..training.config import TrainingConfig
 from ..training.optim import loss_of, make_optimizer
+from ..training.profiles import load_profile
+from .cost import flops, peak_memory_increase
 
 SIDE = 256  # pixels: the square that a forward pass and a training step are measured on, one at a time
 PICTURE = (512, 768)
@@ -230,7 +231,7 @@ def memory(case):
     """
     if case.device == "cpu" and not sys.platform.startswith("linux"):
         return float("nan")
-    command = [sys.executable, "-m", "glowlib.speed", "--probe", json.dumps(asdict(case))]
+    command = [sys.executable, "-m", "glowlib", "bench", "--probe", json.dumps(asdict(case))]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise KitError(f"the memory probe of {case} failed: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
@@ -251,7 +252,7 @@ def probe(case):
         task()
         task()
         return (torch.cuda.max_memory_allocated() - before - moments()) / 1e6
-    return (rise(lambda: (task(), task())) - moments()) / 1e6
+    return (peak_memory_increase(lambda: (task(), task())) - moments()) / 1e6
 
 
 def all_cases(device):
@@ -289,7 +290,7 @@ def readable(table):
 
 @exit_clearly
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m glowlib.speed", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m glowlib bench", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/runs/bench"), help="folder of the tables")
     parser.add_argument("--rounds", type=int, default=3, help="how often all is timed in turn")
     parser.add_argument("--device", help="cpu or cuda (default: the best there is)")
@@ -319,7 +320,3 @@ def main(argv=None):
     (args.out / f"machine_{device}.json").write_text(json.dumps(machine, indent=1) + "\n")
     print(readable(table).to_markdown(index=False))
     print(f"in {args.out}: speed_{device}.csv, growth_{device}.csv, machine_{device}.json")
-
-
-if __name__ == "__main__":
-    main()

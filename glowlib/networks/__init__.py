@@ -1,12 +1,19 @@
-"""The door to the networks: build one by name."""
+"""The paper's networks: `create_model` builds one by name.
+
+In reading order: config.py (the options), base.py (what all share), swin.py (windows), global_context.py (context
+blocks), cross_attention.py (how tokens attend to context), upsample.py, denoising_head.py; sunet.py, gcunet.py,
+glownet.py, sglownet.py (one network a file); convert.py (published checkpoints), pretrained.py (shipped models and
+files), fast/ (kernels), plain.py (the reference implementation).
+"""
 
 from dataclasses import fields, replace
 from difflib import get_close_matches
 
 from ..errors import KitError
+from .config import ModelConfig
 from .gcunet import GCUNet
-from .glownet import GLOWNet, SGLOWNet
-from .base import ModelConfig
+from .glownet import GLOWNet
+from .sglownet import SGLOWNet
 from .sunet import SUNet
 
 NETWORKS = {network.name: network for network in (SUNet, GCUNet, GLOWNet, SGLOWNet)}
@@ -21,7 +28,7 @@ PUBLISHED = {
 OPTIONS = tuple(field.name for field in fields(ModelConfig))
 
 
-def known(kind, name, names):
+def require_known(kind, name, names):
     """Raise a KitError that lists `names` unless `name` is one of them."""
     if name not in names:
         close = get_close_matches(str(name), names, 1)
@@ -38,7 +45,7 @@ def create_model(name, **options):
     Returns an nn.Module in training mode: (batch, 3 or 1, H, W) in [0, 1], any H and W -> (batch, 3, H, W).
     Raises ValueError for an unknown name or option, or options that do not fit together.
     """
-    known("network", name, list(NETWORKS))
+    require_known("network", name, list(NETWORKS))
     for option in options:
-        known("option", option, OPTIONS)
+        require_known("option", option, OPTIONS)
     return NETWORKS[name](replace(PUBLISHED[name], **options))

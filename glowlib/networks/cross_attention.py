@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from ..errors import KitError
 from .fast.attention import attention
 from .fast.linear import Linear, linear_add
 
@@ -105,3 +106,14 @@ FUSIONS = {
     "gated_posenc": lambda dim, heads: ResidualInsideAttn(dim, heads, gated=True, position="added"),
     "rope": lambda dim, heads: ResidualInsideAttn(dim, heads, gated=False, position="rotary"),
 }
+
+
+def build_cross_attention(config, i, dim):
+    """The configured fusion of `dim` channels, with the heads of encoder stage i."""
+    heads = config.num_heads[i]
+    if dim % heads or (config.fusion == "rope" and dim // heads % 2):
+        even = "an even number of " if config.fusion == "rope" else ""
+        raise KitError(
+            f"cross-attention needs {even}channels a head: {dim} channels do not fit num_heads[{i}] = {heads}"
+        )
+    return FUSIONS[config.fusion](dim, heads)

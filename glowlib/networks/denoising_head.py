@@ -4,7 +4,7 @@ import torch
 from einops import rearrange, reduce
 from torch import nn
 
-from .swin import swin_blocks
+from .swin import stage_options, swin_blocks
 
 
 class ChannelSqueeze(nn.Module):
@@ -78,3 +78,8 @@ class DenoisingHead(nn.Module):
     def forward(self, x):
         x = rearrange(self.block(x), "b h w d -> b d h w")
         return rearrange(self.spatial_attn(self.se_block(x)), "b d h w -> b h w d")
+
+
+def build_denoising_head(config):
+    """The head at the bottleneck, or nothing, as a `ModelConfig` says."""
+    return DenoisingHead(*stage_options(config, 3)) if config.denoising_head else nn.Identity()

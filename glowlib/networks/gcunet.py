@@ -4,8 +4,9 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from .global_context import ContextDownsample, MapNorm, context_blocks, context_chain
 from .base import Denoiser
+from .denoising_head import build_denoising_head
+from .global_context import ContextDownsample, MapNorm, build_context, context_chain
 from .upsample import DualUpsample, enlarge_to_image
 
 
@@ -14,13 +15,7 @@ class ContextStage(nn.Module):
 
     def __init__(self, config, i, **resample):
         super().__init__()
-        self.blocks = context_blocks(
-            config.depths[i],
-            config.embed_dim * 2**i,
-            config.context_ratio,
-            config.context_pooling,
-            config.context_fusion,
-        )
+        self.blocks = build_context(config, config.depths[i], config.embed_dim * 2**i)
         ((name, module),) = resample.items()
         self.add_module(name, module)
         self.resample = name
@@ -49,7 +44,7 @@ class GCUNet(Denoiser):
             for i, d in enumerate(widths)
         )
         self.norm = MapNorm(8 * dim)
-        self.bottleneck = config.head()
+        self.bottleneck = build_denoising_head(config)
         self.layers_up = nn.ModuleList(
             ContextStage(config, i, upsample=DualUpsample(d, d // 2) if i else nn.Identity())
             for i, d in reversed(list(enumerate(widths)))

@@ -6,36 +6,16 @@ GCNet, https://arxiv.org/abs/1904.11492. Feature maps are (batch, channels, heig
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import distributed, nn
-
-from ..training.distributed import total
+from torch import nn
 
 
 class MapNorm(nn.BatchNorm2d):
-    """BatchNorm over the batches of all processes (PyTorch's SyncBatchNorm runs on GPUs alone).
-
-    It falls back on its running statistics where there is one value a channel.
-    """
+    """BatchNorm that falls back on its running statistics where there is one value a channel."""
 
     def forward(self, x):
-        if self.training and distributed.is_initialized():
-            return self.over_all_processes(x)
         if self.training and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
-
-    def over_all_processes(self, x):
-        values = x.double()
-        sums = total(torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))]))
-        count = total(sums.new_tensor(x.numel() // x.shape[1])).item()
-        mean, var = sums[0] / count, sums[1] / count - (sums[0] / count) ** 2
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-            self.running_var.lerp_((var * count / max(1, count - 1)).to(self.running_var), self.momentum)
-        scale = self.weight * (var + self.eps).rsqrt().to(self.weight)
-        offset = self.bias - mean.to(self.bias) * scale
-        return torch.addcmul(offset[:, None, None], x, scale[:, None, None]).to(x.dtype)
 
 
 class GlobalContextBlock(nn.Module):
@@ -107,6 +87,11 @@ def context_chain(blocks, x):
 def context_blocks(depth, dim, ratio, pooling, fusion):
     """`depth` global context blocks, to be applied with `context_chain`."""
     return nn.ModuleList(GlobalContextBlock(dim, ratio, pooling, fusion) for _ in range(depth))
+
+
+def build_context(config, depth, dim):
+    """`context_blocks` as a `ModelConfig` describes them."""
+    return context_blocks(depth, dim, config.context_ratio, config.context_pooling, config.context_fusion)
 
 
 class ContextDownsample(nn.Module):

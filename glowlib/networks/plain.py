@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from . import fusion, gcunet, glownet, linear, sunet, swin
+from . import cross_attention, gcunet, glownet, sglownet, sunet, swin
+from .fast import linear
 from .fast.attention import materialised
 from .swin import window_mask
 from .upsample import DualUpsample
@@ -82,12 +83,12 @@ def plainly():
     with ExitStack() as changes:
         for owner, name, replacement in (
             (linear, "fusable", lambda x, weight: False),
-            (fusion, "attention", materialised),
+            (cross_attention, "attention", materialised),
             (swin, "through_blocks", through_blocks),
             (gcunet, "context_chain", chain),
             (glownet, "context_chain", chain),
             (sunet.TokenUNet, "embed", embed),
-            (glownet.SGLOWNet, "context_maps", context_maps),
+            (sglownet.SGLOWNet, "context_maps", context_maps),
             (sunet, "enlarge_to_image", enlarge_to_image),
             (gcunet, "enlarge_to_image", enlarge_to_image),
             (DualUpsample, "forward", upsample),

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from ..device import full_precision
+from .base import Denoiser, full_precision
+from .denoising_head import build_denoising_head
 from .fast.linear import Linear
-from .base import Denoiser
-from .swin import PatchEmbed, PatchMerging
+from .swin import PatchEmbed, PatchMerging, build_swin_blocks
 from .upsample import DualUpsample, enlarge_to_image
 
 
@@ -27,7 +27,7 @@ class EncoderStage(nn.Module):
 
     def __init__(self, config, i):
         super().__init__()
-        self.blocks = config.swin_blocks(i)
+        self.blocks = build_swin_blocks(config, i)
         self.downsample = PatchMerging(config.embed_dim * 2**i) if i < 3 else nn.Identity()
 
     def forward(self, x):
@@ -39,7 +39,7 @@ class DecoderStage(nn.Module):
 
     def __init__(self, config, k):
         super().__init__()
-        self.blocks = config.swin_blocks(3 - k)
+        self.blocks = build_swin_blocks(config, 3 - k)
         self.upsample = TokenUpsample(config.embed_dim * 2 ** (3 - k)) if k < 3 else nn.Identity()
 
     def forward(self, x):
@@ -56,7 +56,7 @@ class TokenUNet(Denoiser):
         self.patch_embed = PatchEmbed(dim, config.patch_size)
         self.layers = nn.ModuleList(encoder_stage(config, i) for i in range(4))
         self.norm = nn.LayerNorm(8 * dim)
-        self.bottleneck = config.head()
+        self.bottleneck = build_denoising_head(config)
         self.layers_up = nn.ModuleList([TokenUpsample(8 * dim)])
         self.layers_up.extend(decoder_stage(config, k) for k in (1, 2, 3))
         # Index 0 is a placeholder: the published names count from 1.

@@ -6,6 +6,7 @@ https://arxiv.org/abs/2202.14009. Token grids are (batch, height, width, channel
 
 from functools import lru_cache
 
+import numpy as np
 import torch
 from einops import rearrange
 from timm.layers import DropPath, Mlp, trunc_normal_
@@ -221,6 +222,21 @@ def swin_blocks(dim, num_heads, window, shift, scale, drop_paths):
     return SwinBlocks(
         *(SwinBlock(dim, num_heads, window, shift * (j % 2), scale, rate) for j, rate in enumerate(drop_paths))
     )
+
+
+def stage_options(config, i):
+    """Arguments of `swin_blocks` for encoder stage i: width, heads, window, shift, scale, drop-path rates."""
+    grid = config.training_size // (config.patch_size * 2**i)
+    window = min(config.window_size, grid)
+    shift = window // 2 if grid > window else 0
+    first, blocks = sum(config.depths[:i]), sum(config.depths)
+    rates = np.linspace(0, config.drop_path_rate, blocks)[first : first + config.depths[i]].tolist()
+    return config.embed_dim * 2**i, config.num_heads[i], window, shift, config.qk_scale, rates
+
+
+def build_swin_blocks(config, i):
+    """The Swin blocks of encoder stage i as a `ModelConfig` describes them."""
+    return swin_blocks(*stage_options(config, i))
 
 
 class PatchEmbed(nn.Module):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from ..device import full_precision
+from .base import full_precision
 from .fast.linear import linear, linear_prelu
 
 

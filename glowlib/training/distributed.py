@@ -1,32 +1,13 @@
 """Several processes that work as one: what `torchrun` starts. One process alone is the simplest case of it."""
 
-import os
 from contextlib import contextmanager
 
 import torch
 from torch import distributed
 from torch.distributed.nn.functional import all_reduce
 
-from ..device import choose_device
-
-
-def rank():
-    """This process's number, from 0; process 0 does the writing."""
-    return int(os.environ.get("RANK", 0))
-
-
-def world():
-    """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def own_device(device=None):
-    """`choose_device`, and of several GPUs in one machine the one of this process."""
-    device = choose_device(device)
-    if device.type == "cuda" and device.index is None and world() > 1:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-    return device
+from ..device import world
+from ..networks.global_context import MapNorm
 
 
 @contextmanager
@@ -51,3 +32,29 @@ def wait():
     """Go on when every process has come here."""
     if distributed.is_initialized():
         distributed.barrier()
+
+
+class SharedMapNorm(MapNorm):
+    """`MapNorm` over the batches of all processes (PyTorch's SyncBatchNorm runs on GPUs alone)."""
+
+    def forward(self, x):
+        if not (self.training and distributed.is_initialized()):
+            return super().forward(x)
+        values = x.double()
+        sums = total(torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))]))
+        count = total(sums.new_tensor(x.numel() // x.shape[1])).item()
+        mean, var = sums[0] / count, sums[1] / count - (sums[0] / count) ** 2
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_((var * count / max(1, count - 1)).to(self.running_var), self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt().to(self.weight)
+        offset = self.bias - mean.to(self.bias) * scale
+        return torch.addcmul(offset[:, None, None], x, scale[:, None, None]).to(x.dtype)
+
+
+def share_norms(net):
+    """Let every `MapNorm` of a network see the batches of all processes, in place; parameters and names stay."""
+    for module in net.modules():
+        if type(module) is MapNorm:
+            module.__class__ = SharedMapNorm

@@ -7,13 +7,12 @@ from datetime import timedelta
 import torch
 from PIL import Image
 
-from .step import Backward, recompute
-from ..networks.convert import parameter_count
 from ..data.datasets import KNOWN, find_files, load_dataset, manifest
-from ..device import choose_precision
-from .distributed import own_device, world
-from .profiles import load_profile
-from .optim import begin, make_optimizer, plan
+from ..device import choose_precision, own_device, world
+from ..networks.base import parameter_count
+from .optim import begin, make_optimizer
+from .profiles import load_profile, plan
+from .step import Backward, checkpoint_activations
 
 MEASURED = 3  # steps, after one to warm up
 
@@ -89,7 +88,7 @@ def dry_run(profile, model, *, device=None, start=None, micro_batch=None, recomp
     net = begin(network, options, start).to(device)
     parameters = parameter_count(net)
     if recomputed:
-        recompute(net)
+        checkpoint_activations(net)
     seconds, memory, micro = measure(net, config, device, micro_batch, compiled)
     what = (
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"

@@ -1,16 +1,15 @@
-"""Training from a profile, resumable anywhere: `python -m glowlib.training --profile small --model sglownet`.
+"""Training from a profile, resumable anywhere.
 
-Whatever a step needs is a function of (seed, step): its crops and noise (`glowlib.batches`), its
+Whatever a step needs is a function of (seed, step): its crops and noise (`glowlib.data.crops`), its
 learning rate, its dropped paths. A checkpoint is therefore weights, averages, moments and a step count, and a
 run that was killed goes on as if it had not been. On several GPUs: `torchrun --nproc_per_node N -m glowlib.training …`;
 the batch is then shared among them, and the recipe stays the same.
 """
 
-import argparse
 import json
 import math
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,18 +17,29 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from tqdm.auto import tqdm
 
-from .step import Backward, recompute
-from ..data.crops import NoisyCrops, PictureStore, PreparedPairs, batches, pairs_folder, read_pairs
+from ..data.crops import NoisyCrops, PictureStore, batches
 from ..data.datasets import iterate_dataset, stamp
-from ..device import choose_precision
-from ..errors import KitError, exit_clearly
-from ..evaluation.metrics import psnr, ssim
+from ..data.images import centre_crop
 from ..data.noise import add_noise
-from .distributed import own_device, process_group, rank, total, wait, world
-from .estimate import dry_run
-from .profiles import TrainingConfig, list_profiles, load_profile
-from .optim import Schedule, begin, make_optimizer, plan
-from .run_folder import SCORES, VALIDATION_SIGMAS, Log, check_same, export, load_checkpoint, mean_psnr, save_checkpoint
+from ..data.paper_pairs import PreparedPairs, pairs_folder, read_pairs
+from ..device import choose_precision, own_device, rank, world
+from ..errors import KitError
+from ..evaluation.metrics import psnr, ssim
+from .distributed import process_group, total, wait
+from .optim import Schedule, begin, make_optimizer
+from .profiles import load_profile, plan
+from .run_folder import (
+    SCORES,
+    VALIDATION_SIGMAS,
+    Log,
+    check_same,
+    export,
+    load_checkpoint,
+    mean_psnr,
+    remove_leftovers,
+    save_checkpoint,
+)
+from .step import Backward, checkpoint_activations
 
 LOG_EVERY = 50  # steps
 
@@ -70,8 +80,7 @@ def validate(model, pictures, side=128):
     device = next(model.parameters()).device
     sums = torch.zeros(2, len(VALIDATION_SIGMAS), dtype=torch.float64)
     for name, picture in pictures[rank() :: world()]:
-        top, left = ((n - min(n, side)) // 2 for n in picture.shape[:2])
-        clean = picture[top : top + side, left : left + side]
+        clean = centre_crop(picture, side)
         for i, sigma in enumerate(VALIDATION_SIGMAS):
             noisy = torch.from_numpy(add_noise(clean, sigma, seed=0, name=name)).permute(2, 0, 1)[None]
             restored = model(noisy.float().to(device)).cpu()
@@ -121,7 +130,7 @@ def train(
     description = json.loads(json.dumps(description))  # tuples become lists, as they will be when read back
 
     with process_group(device):
-        samples, held_out = first_writer_then_others(lambda: make_folders(folder, config))
+        samples, held_out = rank_zero_first(lambda: make_folders(folder, config))
         torch.manual_seed(config.seed)
         net = begin(network, options, start).to(device)
         ema = ModelEmaV3(net, decay=config.ema, use_warmup=True)
@@ -132,16 +141,19 @@ def train(
         parts = {"model": net, "ema": ema.module, "optimizer": optimizer, "scaler": scaler}
 
         step = 0
-        state = first_writer_then_others(lambda: load_checkpoint(folder))
+        state = rank_zero_first(lambda: load_checkpoint(folder))
         if state is not None:
             check_same(state["description"], description)
             step = state["step"]
             for key, part in parts.items():
                 part.load_state_dict(state[key])
         if recomputed:
-            recompute(net)
+            checkpoint_activations(net)
         backward = Backward(net, config, precision, scaler, micro_batch, compiled)
-        log = Log(folder / "log.csv", step) if rank() == 0 else None
+        log = None
+        if rank() == 0:
+            remove_leftovers(folder)
+            log = Log(folder / "log.csv", step)
 
         def save():
             if not all(p.isfinite().all() for p in net.parameters()):
@@ -215,7 +227,7 @@ def make_folders(folder, config):
         raise KitError(f"cannot write in {folder}: {error}") from error
 
 
-def first_writer_then_others(read):
+def rank_zero_first(read):
     """What `read` returns, in each process; process 0, which may change files as it reads, comes first."""
     found = read() if rank() == 0 else None
     wait()
@@ -227,45 +239,3 @@ def agreed(wish, step):
     if world() == 1:
         return wish
     return step % 10 == 0 and total(torch.tensor(float(wish), device=own_device())).item() > 0
-
-
-def training_options(parser):
-    """An option for each field of `TrainingConfig`, to be used in place of the profile's value."""
-    for field in fields(TrainingConfig):
-        if field.type is tuple:
-            parser.add_argument(f"--{field.name}", type=float, nargs="+", help=argparse.SUPPRESS)
-        else:
-            parser.add_argument(f"--{field.name}", type=field.type, help=argparse.SUPPRESS)
-
-
-@exit_clearly
-def main(argv=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m glowlib.training",
-        description=__doc__.splitlines()[0],
-        epilog=f"Any value of the recipe can be given: {', '.join(f'--{f.name}' for f in fields(TrainingConfig))}.",
-    )
-    parser.add_argument("--profile", default="small", help=f"one of {', '.join(list_profiles())}, or a YAML file")
-    parser.add_argument("--model", required=True, help="a model the profile names, or its network")
-    parser.add_argument("--out", help="the run's folder; an unfinished run there is continued")
-    parser.add_argument("--device", help="cuda, mps or cpu; by default the best there is")
-    parser.add_argument("--minutes", type=float, help="stop after that many minutes; run again to go on")
-    parser.add_argument("--until", type=int, help="stop at that step; run again to go on")
-    parser.add_argument("--from", dest="start", help="begin with the weights of a shipped model or a file")
-    parser.add_argument("--micro_batch", type=int, help="crops at once on a device; the batch stays the same")
-    parser.add_argument("--recompute", dest="recomputed", action="store_true", help="less memory for more time")
-    parser.add_argument("--compile", dest="compiled", nargs="?", const="default", help="torch.compile, and its mode")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan with what it takes, and train nothing")
-    training_options(parser)
-    args = vars(parser.parse_args(argv))
-    if args["sigma"] and len(args["sigma"]) == 1:
-        args["sigma"] *= 2
-    profile, model = args.pop("profile"), args.pop("model")
-    if args.pop("dry_run"):
-        print(dry_run(profile, model, **args))
-    else:
-        print("trained:", train(profile, model, **args))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,44 +1,12 @@
-"""What a training is made of: which network, its first weights, the loss, the optimiser, the learning rate."""
-
-from dataclasses import replace
+"""What a training is made of: its first weights, the loss, the optimiser, the learning rate."""
 
 import torch
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from ..networks.convert import load_pretrained
 from ..errors import KitError
-from ..networks import create_model, known
-
-
-def meant(profile, model):
-    """The name of the model that `model` means in a profile: a name in its list, or a network that one there is of.
-
-    Raises KitError for an unknown name, and for a network that several models are of.
-    """
-    if model in profile.models:
-        return model
-    found = [name for name, options in profile.models.items() if options["network"] == model]
-    if not found:
-        known("model to train", model, list(profile.models))
-    if len(found) > 1:
-        raise KitError(f"{model!r} means several models: {', '.join(found)}; name one")
-    return found[0]
-
-
-def plan(profile, model, start=None, **changes):
-    """(name, network, options, recipe) of the model that `model` means in a profile.
-
-    model: as for `meant`. start: whether it is trained further, by the profile's recipe for that. changes: fields of
-    `TrainingConfig`; those that are None are ignored. Raises KitError for values out of range, too.
-    """
-    key = meant(profile, model)
-    options = dict(profile.models[key])
-    given = {**options.pop("training", {}), **(profile.fine_tuning if start else {})}
-    given |= {k: v for k, v in changes.items() if v is not None}
-    recipe = replace(profile.training, **given)
-    name = key if recipe.level is None else f"{key}-sigma{recipe.level:g}"
-    return name, options.pop("network"), options, recipe
+from ..networks import create_model
+from ..networks.pretrained import load_pretrained
 
 
 def begin(network, options, start):

@@ -2,41 +2,16 @@
 
 import csv
 import json
-import os
 
 import torch
 from safetensors.torch import save as pack
 
 from ..errors import KitError
+from ..files import atomic_write, write_csv
 
 VALIDATION_SIGMAS = (10, 25, 50)
 SCORES = tuple(f"{score}_sigma{s}" for score in ("psnr", "ssim") for s in VALIDATION_SIGMAS)
 COLUMNS = ("step", "loss", "lr", "images_per_second", *SCORES)
-
-
-def write_beside(path, write):
-    """Let `write` make a file beside `path`, flush it to disk and rename it: `path` is never half-written."""
-    beside = path.with_name(path.name + ".part")
-    try:
-        write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except (OSError, RuntimeError) as error:
-        beside.unlink(missing_ok=True)
-        raise KitError(f"cannot write {path}: {error}; the state before it is kept") from error
-
-
-def write_csv(path, columns, rows):
-    """Replace a table by these rows (dicts): beside first, see `write_beside`."""
-
-    def dump(beside):
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_beside(path, dump)
 
 
 def rotate(folder):
@@ -46,8 +21,15 @@ def rotate(folder):
     (folder / "new.pt").replace(folder / "last.pt")
 
 
+def remove_leftovers(folder):
+    """Remove what a killed process was writing. Only for a folder that no other process writes in."""
+    for path in folder.glob("*.part"):
+        path.unlink()
+
+
 def save_checkpoint(folder, state):
-    write_beside(folder / "new.pt", lambda path: torch.save(state, path))
+    with atomic_write(folder / "new.pt") as temporary:
+        torch.save(state, temporary)
     rotate(folder)
 
 
@@ -84,9 +66,11 @@ def export(folder, network, description, name="model"):
     weights = {n: t.cpu().contiguous() for n, t in weights.items()}
     text = json.dumps(description, indent=1)
     packed = pack(weights, {"glowlib": json.dumps(description)})
-    write_beside(folder / f"{name}.safetensors", lambda path: path.write_bytes(packed))
+    with atomic_write(folder / f"{name}.safetensors") as temporary:
+        temporary.write_bytes(packed)
     if name == "model":
-        write_beside(folder / "config.json", lambda path: path.write_text(text + "\n"))
+        with atomic_write(folder / "config.json") as temporary:
+            temporary.write_text(text + "\n")
 
 
 class Log:

@@ -8,20 +8,21 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
+from ..device import world
 from ..errors import KitError
 from ..networks.cross_attention import CrossAttn, ResidualInsideAttn
-from .distributed import world
-from .optim import loss_of
 from ..networks.swin import SwinBlock
 from ..networks.upsample import DualUpsample
+from .distributed import share_norms
+from .optim import loss_of
 
-WHOLE = (DualUpsample, CrossAttn, ResidualInsideAttn)
+CHECKPOINTED = (DualUpsample, CrossAttn, ResidualInsideAttn)
 
 
-def recompute(net):
+def checkpoint_activations(net):
     """Keep only what goes into the network's larger blocks, and compute them once more on the way back."""
     for module in net.modules():
-        for kind, method in ((SwinBlock, "in_windows"), (WHOLE, "forward")):
+        for kind, method in ((SwinBlock, "in_windows"), (CHECKPOINTED, "forward")):
             if isinstance(module, kind):
                 setattr(module, method, partial(checkpoint, getattr(module, method), use_reentrant=False))
 
@@ -38,6 +39,8 @@ class Backward:
         self.precision, self.scaler = precision, scaler
         self.micro_batch = micro_batch or config.batch_size // world()
         self.loss = loss_of(config)
+        if world() > 1:
+            share_norms(net)
         self.net = DistributedDataParallel(net) if world() > 1 else net
         self.no_sync = self.net.no_sync if world() > 1 else nullcontext
         self.forward = torch.compile(self.net, mode=compiled) if compiled else self.net

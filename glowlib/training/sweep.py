@@ -1,4 +1,4 @@
-"""Train a profile's models on a machine that is yours for minutes at a time: `python -m glowlib.campaign --help`.
+"""Train a profile's models on a machine that is yours for minutes at a time: `python -m glowlib sweep --help`.
 
 Each call is one piece: it goes on where the last one stopped, ends in time, and leaves weights and logs in one
 folder. All models have the same recipe, so that they can be compared once all have made all their steps.
@@ -16,10 +16,9 @@ from pathlib import Path
 
 import torch
 
-from ..data.datasets import DATA_VARIABLE
 from ..errors import KitError, exit_clearly
-from .profiles import list_profiles, load_profile
-from .optim import meant
+from ..files import DATA_VARIABLE
+from .profiles import list_profiles, load_profile, resolve_model
 
 
 def steps_done(folder):
@@ -80,7 +79,7 @@ def reason(output, status):
 @exit_clearly
 def main(argv=None):
     parser = argparse.ArgumentParser(
-        prog="python -m glowlib.campaign",
+        prog="python -m glowlib sweep",
         description=__doc__.splitlines()[0].split(":")[0] + ".",
         epilog="What is not listed here goes to python -m glowlib.training as it is, such as --steps or --compile.",
     )
@@ -98,7 +97,7 @@ def main(argv=None):
     args, more = parser.parse_known_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a scheduler's end ends the trainings
     profile = load_profile(args.profile)
-    names = [meant(profile, name) for name in args.models or profile.models]
+    names = [resolve_model(profile, name) for name in args.models or profile.models]
     variables = {}
     if args.pictures is not None:
         if not args.pictures.is_dir():
@@ -117,7 +116,3 @@ def main(argv=None):
     print(f"weights and logs in {results}")
     if failed:
         raise KitError("; ".join(failed))
-
-
-if __name__ == "__main__":
-    main()

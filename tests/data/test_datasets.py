@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from glowlib import KitError, datasets, fetch
-from glowlib.data.datasets import DATA_VARIABLE, data_folder, fingerprints, load_dataset
-from glowlib.data.images import write_png
+from glowlib import KitError
+from glowlib.data import datasets, download
+from glowlib.data.datasets import fingerprints, load_dataset
+from glowlib.data.image_files import write_png
+from glowlib.files import DATA_VARIABLE, data_folder
 
 PICTURES = {f"{i:02d}.png": np.ascontiguousarray(data.astronaut()[40 * i : 40 * i + 24, :32]) for i in range(3)}
 
@@ -23,9 +25,8 @@ def tiny(tmp_path, monkeypatch):
     """A known set "Tiny" of three pictures; the empty data folder."""
     known = {n: (*p.shape[:2], hashlib.sha256(p.tobytes()).hexdigest()) for n, p in PICTURES.items()}
     monkeypatch.setattr(datasets, "KNOWN", ("Tiny",))
-    for module in (datasets, fetch):
-        monkeypatch.setattr(module, "manifest", lambda name: known)
-    monkeypatch.setitem(fetch.HOMES, "Tiny", ["http://127.0.0.1:9/{stem}.png"])  # nobody answers there
+    monkeypatch.setattr(datasets, "manifest", lambda name: known)
+    monkeypatch.setitem(download.HOMES, "Tiny", ["http://127.0.0.1:9/{stem}.png"])  # nobody answers there
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "data"))
     return tmp_path / "data"
 
@@ -166,7 +167,7 @@ def content(tmp_path_factory):
 def test_a_dropped_line_is_resumed(tmp_path, serve):
     body = np.random.default_rng(0).bytes(300_000)
     server = serve({"/file": body}, drops=2)
-    fetch.download(f"{server.url}/file", tmp_path / "file")
+    download.download(f"{server.url}/file", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == body
     starts = [int(start[6:-1]) if start else 0 for _, start in server.asked]
     assert starts[0] == 0 < starts[1] < starts[2] < len(body)
@@ -176,13 +177,13 @@ def test_a_dropped_line_is_resumed(tmp_path, serve):
 def test_a_server_that_cannot_continue_is_asked_from_the_start(tmp_path, serve):
     body = np.random.default_rng(0).bytes(300_000)
     server = serve({"/file": body}, drops=1, ranges=False)
-    fetch.download(f"{server.url}/file", tmp_path / "file")
+    download.download(f"{server.url}/file", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == body
 
 
 def test_a_set_is_fetched_once_and_only_what_is_missing(tiny, content, serve, monkeypatch):
     server = serve(content, drops=1)
-    monkeypatch.setitem(fetch.HOMES, "Tiny", [f"{server.url}/nowhere/{{stem}}.png", f"{server.url}/{{stem}}.png"])
+    monkeypatch.setitem(download.HOMES, "Tiny", [f"{server.url}/nowhere/{{stem}}.png", f"{server.url}/{{stem}}.png"])
     put(tiny / "Tiny", {"00.png": PICTURES["00.png"]})
     loaded = load_dataset("Tiny")
     assert all((picture == PICTURES[name]).all() for name, picture in loaded)
@@ -198,7 +199,7 @@ def test_wrong_bytes_and_missing_files_are_refused_and_said(tiny, content, serve
     body = content["/01.png"]
     wrong = {"byte": body[:-30] + bytes([body[-30] ^ 1]) + body[-29:], "picture": content["/02.png"], "gone": None}
     server = serve(content | {"/01.png": wrong[damage]})
-    monkeypatch.setitem(fetch.HOMES, "Tiny", [f"{server.url}/{{stem}}.png"])
+    monkeypatch.setitem(download.HOMES, "Tiny", [f"{server.url}/{{stem}}.png"])
     with pytest.raises(KitError) as caught:
         load_dataset("Tiny")
     text = one_line(caught)
@@ -215,11 +216,11 @@ def test_an_archive_is_checked_and_cannot_write_elsewhere(tiny, content, serve, 
         packed.writestr("set/readme.txt", "text")
     server = serve({"/set.zip": path.read_bytes()})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(fetch.ARCHIVES, "Packed", [(f"{server.url}/set.zip", "0" * 64)])
+    monkeypatch.setitem(download.ARCHIVES, "Packed", [(f"{server.url}/set.zip", "0" * 64)])
     with pytest.raises(KitError, match="other bytes"):
-        fetch.fetch("Packed")
-    monkeypatch.setitem(fetch.ARCHIVES, "Packed", [(f"{server.url}/set.zip", digest)])
-    fetch.fetch("Packed")
+        download.fetch("Packed", tiny / "Packed", [], None)
+    monkeypatch.setitem(download.ARCHIVES, "Packed", [(f"{server.url}/set.zip", digest)])
+    download.fetch("Packed", tiny / "Packed", [], None)
     assert sorted(p.name for p in (tiny / "Packed").iterdir()) == ["01.png", "escaped.png"]
     assert not list(tmp_path.glob("*.png"))
 

@@ -1,4 +1,4 @@
-"""Noise: the same for every order, subset, batch and kind; two conventions."""
+"""Noise: the same for every order, subset, batch and kind; two protocols."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from glowlib.errors import KitError
-from glowlib.data.images import read_picture
+from glowlib.data.image_files import read_picture
 from glowlib.data.noise import add_noise, gaussian, to_8bit_by_truncation
+from glowlib.errors import KitError
 
 KODAK = Path(os.environ.get("GLOWLIB_DATA", "")) / "Kodak24"
 
@@ -146,7 +146,7 @@ def test_each_image_needs_its_name():
 @pytest.mark.skipif(not KODAK.is_dir(), reason="needs Kodak24 in the folder that GLOWLIB_DATA names")
 @pytest.mark.parametrize(("sigma", "decibels"), [(10, 28.22), (30, 18.93), (50, 14.87)])
 def test_recorded_noisy_psnr_of_kodak24(sigma, decibels):
-    """Mean PSNR of the noisy input under the paper's convention, on the full frames."""
+    """Mean PSNR of the noisy input under the paper's protocol, on the full frames."""
     paths = sorted(KODAK.glob("*.png"))
     assert len(paths) == 24
     scores = []

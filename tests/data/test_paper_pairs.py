@@ -5,11 +5,13 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 from skimage import data
 
 from glowlib import KitError
-from glowlib.data.images import read_picture
-from glowlib.data.paper_pairs import main, pair, prepare
+from glowlib.data.crops import PictureStore
+from glowlib.data.image_files import read_picture
+from glowlib.data.paper_pairs import PreparedPairs, main, pair, pairs_folder, prepare, read_pairs
 
 PICTURE = data.coffee()
 
@@ -74,3 +76,28 @@ def test_the_command_speaks_clearly(tmp_path, capsys):
     assert "chelsea.png is smaller than a crop of 301 pixels" in capsys.readouterr().err
     with pytest.raises(KitError):
         pair(PICTURE[:100], "coffee.png", 0)
+
+
+def test_pairs_come_once_an_epoch_each_in_another_order(pairs, tmp_path):
+    stamp, pictures = read_pairs(pairs, {"rocket.png"})
+    samples = PreparedPairs(PictureStore(pictures, tmp_path / "store", stamp), pairs)
+    epochs = [[samples[epoch * 16 + i] for i in range(16)] for epoch in range(2)]
+    sums = [[clean[:, :31, :31].sum().item() for _, clean in epoch] for epoch in epochs]
+    assert sums[0] != sums[1]
+    # A turned crop is padded before it is turned: what does not depend on that are its sorted values.
+    values = [sorted(tuple(clean.unique().tolist()) for _, clean in epoch) for epoch in epochs]
+    assert values[0] == values[1]
+    assert len(set(values[0])) == 16
+    again = samples[3]
+    assert all(torch.equal(a, b) for a, b in zip(again, epochs[0][3], strict=True))
+    for noisy, clean in epochs[0]:
+        assert noisy.shape == clean.shape == (3, 32, 32)
+        assert 0.01 < (noisy - clean).std() < 0.25  # the same crop, turned alike
+
+
+def test_pairs_of_one_level_and_missing_pairs(pairs, recipe):
+    assert pairs_folder(pairs).name == "pairs"
+    one = recipe(data="bundled", pairs="pairs", sigma=(50, 50))
+    assert pairs_folder(one).name == "pairs-sigma50"
+    with pytest.raises(KitError, match=r"glowlib pairs --dataset bundled --out .*pairs-sigma50 --sigma 50"):
+        read_pairs(one, set())

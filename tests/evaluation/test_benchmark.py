@@ -1,34 +1,20 @@
 """The table of scores: right numbers, the same whatever order or interruption they come in."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
 from skimage import data
 
-from glowlib import KitError, add_noise, classical, denoise, load_pretrained, psnr, ssim
-from glowlib.evaluation.benchmark import (
-    COMPUTING,
-    KEYS,
-    SCORES,
-    main,
-    paired_differences,
-    paper_layout,
-    published,
-    run_benchmark,
-    summarise,
-    write_tables,
-)
+from glowlib import KitError, add_noise, denoise, load_pretrained, psnr, ssim
+from glowlib.evaluation.benchmark import COMPUTING, KEYS, PACKAGE, SCORES, run_benchmark
+from glowlib.evaluation.tables import paper_layout, published, summarise, write_tables
 
 PICTURES = {"tiny": [("a.png", data.astronaut()[:48, :64]), ("b.png", data.chelsea()[:40, :40])]}
 METHODS = ["noisy", "wavelet"]
-METHODS_TUNED = list(classical.METHODS)
 
 
 def run(path, **changes):
-    arguments = {"datasets": PICTURES, "methods": METHODS, "sigmas": (10, 50), "conventions": ("float", "8bit")}
+    arguments = {"datasets": PICTURES, "methods": METHODS, "sigmas": (10, 50), "protocols": ("float", "8bit")}
     return run_benchmark(path=path, progress=False, **{**arguments, **changes})
 
 
@@ -45,13 +31,13 @@ def test_a_row_for_every_combination(table):
 def test_scores_are_those_of_the_metrics(table):
     name, clean = PICTURES["tiny"][0]
     noisy = add_noise(clean, 50, seed=0, name=name, protocol="8bit")
-    row = table.query("image == 'a.png' and sigma == 50 and convention == '8bit' and method == 'noisy'").iloc[0]
+    row = table.query("image == 'a.png' and sigma == 50 and protocol == '8bit' and method == 'noisy'").iloc[0]
     expected = [psnr(clean, noisy), ssim(clean, noisy, "grey"), ssim(clean, noisy, "rgb")]
     np.testing.assert_allclose(row[SCORES].astype(float), expected, atol=1e-6)
 
 
 def test_wavelet_shrinkage_removes_noise(table):
-    wide = summarise(table).pivot(index=["convention", "sigma"], columns="method", values="psnr")
+    wide = summarise(table).pivot(index=["protocol", "sigma"], columns="method", values="psnr")
     assert (wide["wavelet"] > wide["noisy"] + 1).all()
 
 
@@ -116,7 +102,7 @@ def test_rows_of_other_code_are_not_kept(table, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("suffix", "tile"), [("", "auto"), ("@32", 32), ("@whole", None)])
 def test_a_network_restores_with_the_tiles_that_its_name_says(tmp_path, suffix, tile):
     name, clean = PICTURES["tiny"][0]
-    table = run(tmp_path / "scores.csv", methods=[f"sglownet-small{suffix}"], sigmas=(50,), conventions=("float",))
+    table = run(tmp_path / "scores.csv", methods=[f"sglownet-small{suffix}"], sigmas=(50,), protocols=("float",))
     restored = denoise(load_pretrained("sglownet-small"), add_noise(clean, 50, seed=0, name=name), tile=tile)
     assert table["psnr"].iloc[0] == pytest.approx(psnr(clean, restored), abs=1e-5)
 
@@ -127,35 +113,12 @@ def test_an_unknown_method_is_named_before_anything_is_computed(tmp_path):
     assert not (tmp_path / "scores.csv").exists()
 
 
-def test_paired_differences_and_their_intervals():
-    rng = np.random.default_rng(0)
-    base, gain = rng.normal(28, 3, 40), rng.normal(1, 0.2, 40)
-    rows = [("a", "set", f"{i}", 50, "float", 0, b + g) for i, (b, g) in enumerate(zip(base, gain, strict=True))]
-    rows += [("b", "set", f"{i}", 50, "float", 0, b) for i, b in enumerate(base)]
-    row = paired_differences(pd.DataFrame(rows, columns=[*KEYS, "psnr"]), ["a", "b"]).iloc[0]
-    assert row["pictures"] == 40
-    assert row["difference"] == pytest.approx(gain.mean())
-    half = 1.96 * gain.std() / np.sqrt(40)  # the normal interval, which the bootstrap comes close to
-    np.testing.assert_allclose([row["low"], row["high"]], [gain.mean() - half, gain.mean() + half], atol=0.2 * half)
-
-
 def test_published_numbers_name_their_source():
     table = published(["Kodak24"])
     assert set(table["dataset"]) == {"Kodak24"}
-    assert set(table["convention"]) == {"float", "8bit"}
+    assert set(table["protocol"]) == {"float", "8bit"}
     assert table["source"].str.len().min() > 10
     assert len(published(["bundled"])) == 0
-
-
-@pytest.mark.parametrize("method", METHODS_TUNED)
-@pytest.mark.parametrize("sigma", [10, 50])
-def test_classical_methods_are_tuned(method, sigma):
-    clean = data.coffee()[100:228, 200:328]
-    noisy = add_noise(clean, sigma, seed=0, name="coffee.png")
-    scores = [psnr(clean, classical.METHODS[method][0](noisy, sigma / 255, s)) for s in (0.1, 3)]
-    tuned = psnr(clean, classical.restore(method, noisy, sigma))
-    assert tuned > max(scores)
-    assert tuned > psnr(clean, noisy) + 2
 
 
 def test_tables_in_the_papers_layout(table, tmp_path):
@@ -163,7 +126,7 @@ def test_tables_in_the_papers_layout(table, tmp_path):
     shown = paper_layout(summary, "float")
     assert list(shown.index) == METHODS
     assert list(shown.columns[0]) == ["tiny", "σ = 10", "PSNR"]
-    mean = table.query("convention == 'float' and sigma == 10 and method == 'noisy'")["psnr"].mean()
+    mean = table.query("protocol == 'float' and sigma == 10 and method == 'noisy'")["psnr"].mean()
     assert shown.iloc[0, 0] == f"{mean:.2f}"
     write_tables(summary, tmp_path)
     assert f"{mean:.2f}" in (tmp_path / "table_float.md").read_text()
@@ -172,15 +135,7 @@ def test_tables_in_the_papers_layout(table, tmp_path):
     assert f"{mean:.2f}" in latex
 
 
-def test_the_command_scores_a_sample_of_a_profile(tmp_path, capsys):
-    profile = tmp_path / "tiny.yaml"
-    profile.write_text("datasets: [bundled]\nsigmas: [50]\nmethods: [noisy]\n")
-    main(["--profile", str(profile), "--pictures", "2", "--output", str(tmp_path / "scores.csv")])
-    assert list(pd.read_csv(tmp_path / "scores.csv")["image"]) == ["astronaut.png", "coffee.png"]
-    assert "noisy" in capsys.readouterr().out
-
-
-def test_rows_depend_on_all_modules_that_compute_them():
-    program = "import sys, glowlib, glowlib.classical; print(*(m for m in sys.modules if m.startswith('glowlib.')))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert sorted(COMPUTING) == sorted(name.removeprefix("glowlib.") for name in done.stdout.split())
+def test_rows_depend_on_the_rooms_that_compute_them():
+    computing = {path.relative_to(PACKAGE).as_posix() for pattern in COMPUTING for path in PACKAGE.glob(pattern)}
+    assert {"networks/swin.py", "networks/fast/linear.py", "data/noise.py", "evaluation/tiling.py"} <= computing
+    assert all(any(path.startswith(room) for path in computing) for room in ("networks/", "data/", "evaluation/"))

@@ -17,7 +17,7 @@ from glowlib.evaluation.denoise_folder import main, result_names
 from glowlib.evaluation.tiling import denoise
 from glowlib.training.run_folder import export
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

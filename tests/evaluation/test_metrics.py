@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import correlate1d
 
+from glowlib.data.noise import add_noise
 from glowlib.errors import KitError
 from glowlib.evaluation.metrics import psnr, ssim
-from glowlib.data.noise import add_noise
 
 few = settings(max_examples=30, deadline=None)
 pictures = hnp.arrays(np.uint8, (12, 13, 3))

@@ -6,10 +6,11 @@ import pytest
 import yaml
 from scipy.stats import ttest_ind
 
-from glowlib.experiments.ablation import SCORES, collect, differences, main
-from glowlib.data.datasets import DATA_VARIABLE
+from glowlib.data.image_files import write_png
 from glowlib.errors import KitError
-from glowlib.data.images import write_png
+from glowlib.evaluation.statistics import differences_over_seeds
+from glowlib.experiments.ablation import SCORES, collect, main
+from glowlib.files import DATA_VARIABLE
 from glowlib.training.profiles import load_profile
 
 
@@ -22,14 +23,14 @@ def table(values):
 
 def test_two_models_have_students_interval():
     a, b = (30.1, 30.4, 30.2), (31.0, 30.7, 30.6)
-    found = differences(table({"a": a, "b": b})).set_index("score").loc["mean"]
+    found = differences_over_seeds(table({"a": a, "b": b}), (*SCORES, "mean")).set_index("score").loc["mean"]
     expected = ttest_ind(b, a).confidence_interval(0.95)
     assert found.difference == pytest.approx(np.mean(b) - np.mean(a))
     assert (found.low, found.high) == pytest.approx(tuple(expected))
 
 
 def test_the_spread_is_pooled_over_all_models():
-    found = differences(table({"a": (30, 30), "b": (31, 31), "c": (29, 31)}))
+    found = differences_over_seeds(table({"a": (30, 30), "b": (31, 31), "c": (29, 31)}), (*SCORES, "mean"))
     means = found[found.score == "mean"].set_index("model")
     assert means.difference.tolist() == [1, 0]
     widths = means.high - means.low

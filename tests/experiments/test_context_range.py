@@ -13,7 +13,7 @@ def test_each_network_is_compared_with_its_own_automatic_tiles():
         ("set", name, 50, "float", 0, m, v) for m, values in psnr.items() for name, v in zip("ab", values, strict=True)
     ]
     found = differences(
-        pd.DataFrame(rows, columns=["dataset", "image", "sigma", "convention", "seed", "method", "psnr"])
+        pd.DataFrame(rows, columns=["dataset", "image", "sigma", "protocol", "seed", "method", "psnr"])
     ).set_index(["model", "tile"])
     expected = {("net", "64"): (-1.5, -2, -1), ("net", "whole"): (0.5, 0.5, 0.5)}
     expected |= {("other", "64"): (0, 0, 0), ("other", "whole"): (0, -1, 1)}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from glowlib import create_model, load_pretrained
-from glowlib.networks.convert import parameter_count
-from glowlib.experiments.cost import cost, flops, peak_memory, rise
+from glowlib.experiments.cost import cost, flops, peak_memory, peak_memory_increase
+from glowlib.networks.base import parameter_count
 from glowlib.networks.plain import plainly
 
 
@@ -68,8 +68,8 @@ def test_a_peak_counts_although_it_is_over_and_an_earlier_one_does_not():
     def take(megabytes):
         return lambda: np.ones(megabytes * 2**17).sum()  # freed before the task ends
 
-    assert rise(take(200)) > 190 * 2**20
-    assert rise(take(20)) < 100 * 2**20
+    assert peak_memory_increase(take(200)) > 190 * 2**20
+    assert peak_memory_increase(take(20)) < 100 * 2**20
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="freed memory is given back by glibc")
@@ -80,5 +80,5 @@ def test_memory_that_was_freed_before_hides_nothing():
     held = blocks(2000)
     last = bytes(100_000)  # what lies above the freed blocks keeps them from going back by themselves
     del held
-    assert rise(lambda: blocks(1000)) > 90e6
+    assert peak_memory_increase(lambda: blocks(1000)) > 90e6
     assert len(last) == 100_000

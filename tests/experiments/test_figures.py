@@ -67,7 +67,7 @@ def test_curves_hold_the_summarys_numbers():
         for m, base in (("noisy", 0), ("net", 5))
         for s, v in ((10, 28 + base), (50, 15 + base))
     ]
-    summary = pd.DataFrame(rows, columns=["dataset", "convention", "sigma", "method", "psnr"])
+    summary = pd.DataFrame(rows, columns=["dataset", "protocol", "sigma", "method", "psnr"])
     axis = psnr_against_sigma(summary).axes[0]
     assert [line.get_label() for line in axis.lines] == ["noisy", "net"]
     np.testing.assert_allclose(axis.lines[1].get_ydata(), [33, 20])
@@ -76,7 +76,7 @@ def test_curves_hold_the_summarys_numbers():
 def test_scatter_counts_who_is_higher():
     scores = {"a": (30, 31, 32), "b": (31, 30, 33)}
     rows = [("set", f"{i}", 50, "float", m, v) for m, values in scores.items() for i, v in enumerate(values)]
-    table = pd.DataFrame(rows, columns=["dataset", "image", "sigma", "convention", "method", "psnr"])
+    table = pd.DataFrame(rows, columns=["dataset", "image", "sigma", "protocol", "method", "psnr"])
     axis = scatter_of_pair(table, "a", "b", 50).axes[0]
     np.testing.assert_allclose(axis.collections[0].get_offsets(), list(zip(*scores.values(), strict=True)))
     (legend,) = axis.figure.legends

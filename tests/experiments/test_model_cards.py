@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from glowlib.evaluation.benchmark import paired_differences
-from glowlib.experiments.model_cards import card, main, minutes
-from glowlib.networks.convert import list_models
 from glowlib.evaluation.classical import METHODS
+from glowlib.evaluation.statistics import paired_differences
 from glowlib.experiments.cost import cost
+from glowlib.experiments.model_cards import card, main, minutes
+from glowlib.networks.pretrained import list_models
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TABLES = ROOT / "results" / "reference" / "standard" / "tables"
 SUMMARY = pd.read_csv(TABLES / "summary.csv")
 MODELS = ("gcunet-small", "sunet-small", "glownet-small", "sglownet-small")
@@ -33,7 +33,7 @@ def test_the_card_says_what_was_measured(name):
 
 
 def test_without_scores_one_line_says_what_to_do(tmp_path, capsys):
-    for text, said in ((None, "cannot read the table"), ("method,psnr,convention\nnoisy,1,float\n", "no scores of")):
+    for text, said in ((None, "cannot read the table"), ("method,psnr,protocol\nnoisy,1,float\n", "no scores of")):
         if text:
             (tmp_path / "summary.csv").write_text(text)
         with pytest.raises(SystemExit) as stop:
@@ -51,15 +51,15 @@ def test_half_precision_weights_stay_small(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_is_above_every_classical_method_on_the_test_sets(name):
-    wide = SUMMARY.pivot(index=["dataset", "convention", "sigma"], columns="method", values="psnr")
+    wide = SUMMARY.pivot(index=["dataset", "protocol", "sigma"], columns="method", values="psnr")
     assert len(wide) == 12
     assert (wide[name] > wide[["noisy", *METHODS]].max(axis=1)).all()
 
 
 def test_the_answer_of_the_readme_is_the_measured_one():
     """At σ = 50 for each network and set, and no interval that was not measured."""
-    scores = pd.read_csv(TABLES / "scores.csv", dtype={"convention": str})
-    scores = scores[scores["convention"] == "float"]
+    scores = pd.read_csv(TABLES / "scores.csv", dtype={"protocol": str})
+    scores = scores[scores["protocol"] == "float"]
     answer = (ROOT / "README.md").read_text().split("## Does global context help?")[1].split("##")[0]
     found = set(re.findall(r"\S+ dB \(\S+ to \S+\) on \w+", answer))
     measured = {}

@@ -12,14 +12,17 @@ import pytest
 from skimage import data
 
 from glowlib import KitError, add_noise, load_pretrained, psnr, ssim
-from glowlib.evaluation.benchmark import run_benchmark, summarise, write_tables
-from glowlib.data.datasets import data_folder, load_dataset
+from glowlib.data.datasets import load_dataset
 from glowlib.errors import exit_clearly
+from glowlib.evaluation.benchmark import run_benchmark
+from glowlib.evaluation.tables import summarise, write_tables
 from glowlib.evaluation.tiling import denoise
+from glowlib.experiments.report import LEAST, input_hashes, write_report
+from glowlib.experiments.reproduce import main, run_notebooks
+from glowlib.files import data_folder
 from glowlib.training.profiles import load_profile
-from glowlib.experiments.reproduce import LEAST, input_hashes, main, run_notebooks, write_report
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "results" / "reference" / "quick"
 PROFILE = replace(load_profile("quick"), datasets=("bundled",), methods=("noisy",))
 
@@ -155,7 +158,7 @@ def test_the_committed_scores_come_out_again(sigma):
     name, clean = next(item for item in load_dataset("bundled") if item[0] == "chelsea.png")
     noisy = add_noise(clean, sigma, seed=0, name=name)
     restored = denoise(load_pretrained("sglownet-small"), noisy)
-    row = scores[(scores.method == "sglownet-small") & (scores.image == name) & (scores.convention == "float")]
+    row = scores[(scores.method == "sglownet-small") & (scores.image == name) & (scores.protocol == "float")]
     row = row[row.sigma == sigma].iloc[0]
     for score, value in (("psnr", psnr(clean, restored)), ("ssim_grey", ssim(clean, restored))):
         assert abs(value - row[score]) <= max(3 * spread[score], LEAST[score])

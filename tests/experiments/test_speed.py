@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from glowlib import speed
 from glowlib.errors import KitError
+from glowlib.experiments import speed
 from glowlib.experiments.speed import Case, Others, Traffic, all_cases, measure, memory, readable, seconds, spell
 
 FORWARD = Case("gcunet-small", "small", "forward")

@@ -9,7 +9,10 @@ import torch.nn.functional as F
 
 from glowlib.errors import KitError
 from glowlib.networks import create_model
-from glowlib.networks.base import ModelConfig, pad_to_multiple
+from glowlib.networks.base import pad_to_multiple
+from glowlib.networks.config import FUSIONS, ModelConfig
+from glowlib.networks.cross_attention import FUSIONS as BUILT
+from glowlib.networks.swin import stage_options
 
 NETWORKS = ("sunet", "gcunet", "glownet", "sglownet")
 
@@ -140,15 +143,15 @@ def test_drop_path_acts_in_training_only(network, build, batch):
 
 def test_drop_path_rates_rise_linearly(nano):
     config = ModelConfig(**{**nano, "depths": (2, 1, 3, 1), "drop_path_rate": 0.3})
-    rates = [rate for i in range(4) for rate in config.stage(i)[-1]]
+    rates = [rate for i in range(4) for rate in stage_options(config, i)[-1]]
     assert rates == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
 
 
 def test_windows_are_planned_for_the_training_size():
     """Window 8, grids of 32, 16, 8 and 4 tokens: where the grid fits in one window, nothing shifts."""
     config = ModelConfig(training_size=128)
-    assert [config.stage(i)[2:4] for i in range(4)] == [(8, 4), (8, 4), (8, 0), (4, 0)]
-    assert [config.stage(i)[0] for i in range(4)] == [96, 192, 384, 768]
+    assert [stage_options(config, i)[2:4] for i in range(4)] == [(8, 4), (8, 4), (8, 0), (4, 0)]
+    assert [stage_options(config, i)[0] for i in range(4)] == [96, 192, 384, 768]
 
 
 @pytest.mark.parametrize(
@@ -328,6 +331,10 @@ def test_heads_must_fit_the_cross_attention(network, change, nano):
     with pytest.raises(KitError, match="cross-attention needs") as caught:
         create_model(network, **{**nano, **change})
     assert "\n" not in str(caught.value)
+
+
+def test_every_fusion_is_built():
+    assert tuple(BUILT) == FUSIONS
 
 
 def test_lists_and_single_words_are_taken():

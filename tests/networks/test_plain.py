@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from glowlib import fusion, glownet, linear, swin
+from glowlib.networks import cross_attention, glownet, swin
+from glowlib.networks.fast import linear
 from glowlib.networks.plain import plainly
 from glowlib.networks.upsample import DualUpsample
 
@@ -26,7 +27,13 @@ def test_plain_networks_give_the_same(network, options, build, batch):
 
 def test_plain_parts_are_really_used():
     def parts():
-        return fusion.attention, swin.through_blocks, glownet.context_chain, DualUpsample.forward, linear.fusable
+        return (
+            cross_attention.attention,
+            swin.through_blocks,
+            glownet.context_chain,
+            DualUpsample.forward,
+            linear.fusable,
+        )
 
     originals = parts()
     with plainly():

@@ -6,8 +6,8 @@ import pytest
 
 from glowlib.errors import KitError
 from glowlib.networks import NETWORKS, create_model
-from glowlib.training.profiles import Profile, TrainingConfig, list_profiles, load_profile
-from glowlib.training.optim import meant, plan
+from glowlib.training.config import TrainingConfig
+from glowlib.training.profiles import Profile, list_profiles, load_profile, plan, resolve_model
 
 
 def written(tmp_path, text):
@@ -105,12 +105,12 @@ def test_a_model_by_its_name_or_by_its_network(tmp_path):
     profile = load_profile(
         written(tmp_path, "models: {sunet: {network: sunet}, b: {network: sunet}, c: {network: gcunet}}")
     )
-    assert [meant(profile, name) for name in ("sunet", "b", "gcunet")] == ["sunet", "b", "c"]
+    assert [resolve_model(profile, name) for name in ("sunet", "b", "gcunet")] == ["sunet", "b", "c"]
     two = load_profile(written(tmp_path, "models: {a: {network: sunet}, b: {network: sunet}}"))
     with pytest.raises(KitError, match="'sunet' means several models: a, b"):
-        meant(two, "sunet")
+        resolve_model(two, "sunet")
     with pytest.raises(KitError, match="unknown model to train 'd'"):
-        meant(profile, "d")
+        resolve_model(profile, "d")
 
 
 def test_unknown_profile_lists_the_known(tmp_path):
@@ -119,3 +119,18 @@ def test_unknown_profile_lists_the_known(tmp_path):
     assert all(name in str(caught.value) for name in list_profiles())
     with pytest.raises(KitError, match="cannot read the profile"):
         load_profile(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("model", ["sunet", "gcunet", "glownet", "sglownet"])
+def test_the_published_recipes(model):
+    """Reference: the page of the published networks; an epoch is 800 × 20 (SUNet: 100) pairs."""
+    name, network, options, config = plan(load_profile("paper"), model)
+    assert (network, options) == (model, {})
+    batch, epochs = {"sunet": (4, 500), "glownet": (32, 100)}.get(model, (8, 100))
+    pairs = 800 * (100 if model == "sunet" else 20)
+    assert (config.batch_size, config.epoch) == (batch, pairs // batch)
+    assert config.steps == epochs * config.epoch
+    assert config.warmup == 3 * config.epoch
+    assert (config.lr, config.min_lr, config.optimizer, config.betas) == (2e-4, 1e-6, "adam", (0.9, 0.999))
+    _, _, _, tuned = plan(load_profile("paper"), model, "blind.pth", sigma=(30, 30))
+    assert (tuned.lr, tuned.batch_size, tuned.steps // tuned.epoch) == (8e-5, 16, 100)

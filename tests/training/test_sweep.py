@@ -8,10 +8,10 @@ import torch
 import yaml
 from skimage import data
 
+from glowlib.data.image_files import write_png
+from glowlib.files import DATA_VARIABLE
+from glowlib.training import train
 from glowlib.training.sweep import main, reason, shared_cores
-from glowlib.data.datasets import DATA_VARIABLE
-from glowlib.data.images import write_png
-from glowlib.training.loop import train
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ...device import full_precision
+from ..base import full_precision
 
 VECTOR = 16  # values that the fused kernels take at once
 
