@@ -156,7 +156,7 @@ def write_report(profile, folder, reference):
             f"Tolerance: three times the spread measured over {measured['over']}; at least one unit of the last digit "
             "that is written (a figure: as much as one digit drawn in it).",
             "## Numbers",
-            "PSNR in dB over RGB; SSIM under both conventions; the noise convention is in the table.",
+            "PSNR in dB over RGB; SSIM under both protocols; the noise protocol is in the table.",
             markdown(tables[0][1]),
             "## Figures",
             markdown(figures),
