@@ -52,7 +52,8 @@ def open_model(weights, network, device):
 
 def parse(argv):
     shipped = list_models().shipped
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    prog = "python -m glowlib denoise" if Path(sys.argv[0]).name == "__main__.py" else None
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
     parser.add_argument("--input_dir", type=Path, required=True, help="folder of PNG, JPEG, TIFF or WebP pictures")
     parser.add_argument("--result_dir", type=Path, required=True, help="folder for the restored pictures, as PNG")
     parser.add_argument(
