@@ -25,10 +25,10 @@ help:  ## this list
 setup: $(STAMP)  ## make the environment .venv, once [PYTHON=python3]; the other targets do it too
 
 reproduce: setup  ## every table and figure, with a verdict [PROFILE=quick]
-	$(RUN) -m glowlib.reproduction --profile $(or $(PROFILE),quick)
+	$(RUN) -m glowlib reproduce --profile $(or $(PROFILE),quick)
 
 verify: setup  ## judge the run that is there once more, compute nothing [PROFILE=quick]
-	$(RUN) -m glowlib.reproduction --verify --profile $(or $(PROFILE),quick)
+	$(RUN) -m glowlib verify --profile $(or $(PROFILE),quick)
 
 test: setup  ## the tests, and the notebooks against their committed outputs; a file a core
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile \
@@ -41,13 +41,13 @@ train: setup  ## train a model, or go on with an unfinished training [MODEL=sglo
 	$(RUN) -m glowlib.training --profile $(or $(PROFILE),small) --model $(or $(MODEL),sglownet)
 
 ablations: setup  ## train a narrow network again and again with one thing changed; half an hour for AT_ONCE=2 on two cores [AT_ONCE=1]
-	$(RUN) -m glowlib.ablation --at_once $(or $(AT_ONCE),1)
+	$(RUN) -m glowlib ablation --at_once $(or $(AT_ONCE),1)
 
 reach: setup  ## the shipped models on whole pictures and on tiles, held-out photographs
-	$(RUN) -m glowlib.reach
+	$(RUN) -m glowlib context-range
 
 bench: setup  ## how fast the networks are here and what memory they take; more than half an hour on two cores, nothing else running
-	$(RUN) -m glowlib.speed
+	$(RUN) -m glowlib bench
 
 notebooks: setup  ## run the committed notebooks again, in place
 	$(RUN) -m nbconvert --to notebook --execute --inplace --coalesce-streams --log-level WARN \

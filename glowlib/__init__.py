@@ -1,11 +1,12 @@
 """Patch-based neural networks with global context, for colour image denoising: a reproducibility kit."""
 
-from .checkpoints import download_pretrained, from_original, list_models, load_pretrained
+from .data.metrics import psnr, ssim
+from .data.noise import add_noise
 from .errors import KitError
-from .inference import denoise
-from .metrics import psnr, ssim
-from .models import create_model
-from .noise import add_noise
+from .evaluation.tiling import denoise
+from .networks import create_model
+from .networks.convert import from_original
+from .networks.pretrained import download_pretrained, list_models, load_pretrained
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,6 +1,6 @@
-"""Where to compute, and in what precision."""
+"""Where to compute, in what precision, and which of several processes this one is."""
 
-from contextlib import nullcontext
+import os
 
 import torch
 
@@ -29,12 +29,25 @@ def choose_precision(device, precision="auto"):
     return torch.float32
 
 
-def full_precision(x):
-    """Autocast switched off: what touches the picture itself keeps its last digits, which low noise lies in."""
-    kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-
-
 def has_bfloat16():
     """Whether this CPU computes in bfloat16 itself."""
     return getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+
+
+def rank():
+    """This process's number, from 0; process 0 does the writing."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world():
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def own_device(device=None):
+    """`choose_device`, and of several GPUs in one machine the one of this process."""
+    device = choose_device(device)
+    if device.type == "cuda" and device.index is None and world() > 1:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+    return device

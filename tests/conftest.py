@@ -8,7 +8,10 @@ import pytest
 import torch
 from skimage import data
 
-from glowlib.models import create_model
+from glowlib.data.paper_pairs import prepare
+from glowlib.files import DATA_VARIABLE
+from glowlib.networks import create_model
+from glowlib.training import TrainingConfig
 
 torch.set_num_threads(1)  # at these sizes a second thread costs more than it gives
 
@@ -77,3 +80,21 @@ def batch(photograph):
         return torch.stack([picture.roll((-3 * n, -5 * n), (1, 2))[:, :height, :width] for n in range(number)])
 
     return batch
+
+
+@pytest.fixture(scope="session")
+def recipe():
+    """recipe(**changes) -> a short training recipe of small crops."""
+
+    def recipe(**changes):
+        return TrainingConfig(**{"batch_size": 4, "crop": 16, "steps": 5, **changes})
+
+    return recipe
+
+
+@pytest.fixture
+def pairs(tmp_path, monkeypatch, recipe):
+    """Twenty prepared pairs of bundled photographs, and the recipe that trains on them."""
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    prepare("bundled", tmp_path / "pairs", crops=4, side=31)
+    return recipe(data="bundled", pairs="pairs", crop=32, steps=10)

@@ -17,7 +17,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
-SOURCES = [*sorted((ROOT / "glowlib").rglob("*.py")), ROOT / "demo_any_resolution.py", *sorted(ROOT.glob("tests/*.py"))]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+SOURCES = [*sorted((ROOT / "glowlib").rglob("*.py")), ROOT / "demo_any_resolution.py", *TESTS]
 
 
 def requirements(lines):
@@ -68,6 +69,35 @@ def imported(path, *, inside_functions=True):
             yield node.module.split(".")[0]
 
 
+def files_of(name):
+    """The files that importing a dotted name below glowlib runs: each package's, and the module's."""
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        place = ROOT.joinpath(*parts[:count])
+        yield from (p for p in (place / "__init__.py", place.with_suffix(".py")) if p.exists())
+
+
+def imported_files(path):
+    """The files of glowlib that importing a file imports, relative imports too, directly or not; itself among them."""
+    found, waiting = set(), [path]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                package = path.relative_to(ROOT).parent.parts
+                base = [*package[: len(package) + 1 - node.level]] if node.level else []
+                base = ".".join([*base, *([node.module] if node.module else [])])
+                names = [f"{base}.{alias.name}" for alias in node.names]
+            for name in names:
+                if name.split(".")[0] == "glowlib":
+                    waiting += files_of(name)
+    return found
+
+
 def test_conda_has_the_same_pins():
     (of_pip,) = (entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict))
     assert "-e ." in of_pip
@@ -98,22 +128,21 @@ def test_pin_is_inside_its_range(name):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_are_declared(path):
-    extras = ("notebooks", "dev") if path.parent.name == "tests" else ("notebooks",)
+    extras = ("notebooks", "dev") if path.is_relative_to(ROOT / "tests") else ("notebooks",)
     declared = set(ranges(*extras))
-    local = {"glowlib", *(p.stem for p in (*ROOT.glob("*.py"), *ROOT.glob("tests/*.py")))}
+    local = {"glowlib", *(p.stem for p in (*ROOT.glob("*.py"), *TESTS))}
     for name in set(imported(path)) - local - set(sys.stdlib_module_names):
         assert providers().get(name, set()) & declared, f"{name} is not declared"
 
 
 def test_core_imports_need_no_extra():
     """`import glowlib` and the command line work after a plain `pip install`; only running notebooks takes more."""
-    needs_notebooks = {"reproduction.py"}
+    needs_notebooks = {ROOT / "glowlib" / "experiments" / f"{name}.py" for name in ("reproduce", "report")}
     core = set(ranges())
-    for path in SOURCES:
-        if path.parent.name == "tests" or path.name in needs_notebooks:
-            continue
-        for name in set(imported(path, inside_functions=False)) - {"glowlib"} - set(sys.stdlib_module_names):
-            assert providers().get(name, set()) & core, f"{path.name}: {name} needs an extra"
+    for source in set(SOURCES) - set(TESTS) - needs_notebooks:
+        for path in imported_files(source):
+            for name in set(imported(path, inside_functions=False)) - {"glowlib"} - set(sys.stdlib_module_names):
+                assert providers().get(name, set()) & core, f"{source.name}, by {path.name}: {name} needs an extra"
 
 
 def test_citation_has_the_version():

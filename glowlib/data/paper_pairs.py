@@ -1,0 +1,141 @@
+"""Training pairs as the paper prepared them, once, as files: `python -m glowlib pairs --dataset DIV2K --out pairs`.
+
+The kit's own recipe needs none of this: it draws crops and noise as it trains (`glowlib.data.crops`).
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from ..errors import KitError, exit_clearly
+from ..files import data_folder, sha256, write_csv
+from .datasets import iterate_dataset
+from .image_files import read_picture, write_png
+from .noise import to_8bit_by_truncation
+
+COLUMNS = ("file", "source", "top", "left", "side", "sigma", "seed", "sha256_clean", "sha256_noisy")
+
+
+def pair(picture, name, number, *, side=255, sigma=None, seed=0):
+    """(clean, noisy, top, left, σ): crop `number` of a picture with the paper's noise, uint8 arrays side×side×3.
+
+    sigma: an integer noise level; None draws round(5 + 45·uniform), the paper's blind training. The paper adds
+    noise of σ/256 (not σ/255) in [0, 1] units, clips, and truncates to 8 bits. Depends on the arguments alone.
+    """
+    if min(picture.shape[:2]) < side:
+        raise KitError(f"{name} is smaller than a crop of {side} pixels: remove it, or take a smaller --side")
+    digest = hashlib.sha256(f"{seed}|{name}|{number}".encode()).digest()
+    rng = np.random.default_rng(list(digest))
+    top, left = (int(rng.integers(n - side + 1)) for n in picture.shape[:2])
+    clean = np.ascontiguousarray(picture[top : top + side, left : left + side])
+    level = round(5 + 45 * rng.random()) if sigma is None else sigma
+    noisy = torch.from_numpy(clean / np.float32(255) + level / 256 * rng.standard_normal(clean.shape, np.float32))
+    noisy = (to_8bit_by_truncation(noisy) * 255).round().to(torch.uint8).numpy()
+    return clean, noisy, top, left, level
+
+
+def prepare(dataset, folder, *, crops=20, side=255, sigma=None, seed=0):
+    """Write pairs folder/clean/*.png and folder/noisy/*.png, and manifest.csv, which is returned as a list of rows.
+
+    dataset: a name for `glowlib.data.datasets.load_dataset`. crops: of each picture. Call again after an interruption:
+    files that are there are not written again. The manifest comes last, so a folder with one is complete.
+    Raises KitError for a folder that was begun with another dataset, side, σ or seed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"dataset": dataset, "side": side, "sigma": sigma, "seed": seed}
+    begun = folder / "settings.json"
+    if begun.exists() and json.loads(begun.read_text()) != settings:
+        raise KitError(f"{folder} was begun with other settings ({begun.read_text().strip()}): give another --out")
+    begun.write_text(json.dumps(settings) + "\n")
+    for part in ("clean", "noisy"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, picture in tqdm(iterate_dataset(dataset), unit="picture"):
+        for number in range(crops):
+            file = f"{Path(name).stem}_{number:02d}.png"
+            clean, noisy, top, left, level = pair(picture, name, number, side=side, sigma=sigma, seed=seed)
+            hashes = []
+            for part, image in (("clean", clean), ("noisy", noisy)):
+                hashes.append(sha256(image.tobytes()))
+                if not (folder / part / file).exists():
+                    write_png(folder / part / file, image)
+            rows.append(dict(zip(COLUMNS, (file, name, top, left, side, level, seed, *hashes), strict=True)))
+    write_csv(folder / "manifest.csv", COLUMNS, rows)
+    return rows
+
+
+def pairs_folder(config):
+    """Where `prepare` put the configured pairs; those of one noise level have it in their folder's name."""
+    return data_folder() / (config.pairs if config.level is None else f"{config.pairs}-sigma{config.level:g}")
+
+
+def read_pairs(config, held_out):
+    """(stamp, iterator of clean and noisy pictures in turn) of prepared pairs whose source is not held out."""
+    folder = pairs_folder(config)
+    try:
+        rows = list(csv.DictReader((folder / "manifest.csv").open()))
+    except OSError as error:
+        level = "" if config.level is None else f" --sigma {config.level:g}"
+        raise KitError(
+            f"there are no prepared pairs in {folder}: make them with "
+            f"python -m glowlib pairs --dataset {config.data} --out {folder}{level} (and --crops as the profile says)"
+        ) from error
+    files = [row["file"] for row in rows if row["source"] not in held_out]
+    paths = chain.from_iterable((folder / "clean" / file, folder / "noisy" / file) for file in files)
+    stamp = [folder.name, *sorted(held_out), *(f"{row['file']} {row['sha256_noisy']}" for row in rows)]
+    return stamp, ((f"{path.parent.name}/{path.name}", read_picture(path)) for path in paths)
+
+
+class PreparedPairs(Dataset):
+    """position -> (noisy, clean), float32 (3, crop, crop): the paper's pairs, each once an epoch, in random order.
+
+    A pair is padded by reflection at the right and bottom to the crop, and gets one of nine equally likely
+    augmentations: the eight symmetries of the square, the identity twice.
+    """
+
+    def __init__(self, store, config):
+        """store: clean and noisy pictures in turn, as `read_pairs` gives them."""
+        self.store, self.config = store, config
+        self.epoch, self.order = None, None
+
+    def __getitem__(self, position):
+        count, seed = len(self.store) // 2, self.config.seed
+        epoch, place = divmod(position, count)
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, np.random.default_rng([seed, 1, epoch]).permutation(count)
+        which = 2 * int(self.order[place])
+        form = np.random.default_rng([seed, position]).integers(9) % 8
+        return self.prepared(which + 1, form), self.prepared(which, form)
+
+    def prepared(self, i, form):
+        picture = self.store[i]
+        bottom, right = (self.config.crop - side for side in picture.shape[:2])
+        picture = np.rot90(np.pad(picture, ((0, bottom), (0, right), (0, 0)), "reflect"), form % 4)
+        picture = picture[:, ::-1] if form >= 4 else picture
+        return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32) / 255)
+
+
+@exit_clearly
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m glowlib pairs", description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="DIV2K", help="a set that glowlib.data.datasets knows")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pairs")
+    parser.add_argument("--crops", type=int, default=20, help="crops of each picture")
+    parser.add_argument("--side", type=int, default=255, help="pixels")
+    parser.add_argument("--sigma", type=int, help="one noise level; left out, each crop has its own, 5 to 50")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    options = {key: getattr(args, key) for key in ("crops", "side", "sigma", "seed")}
+    try:
+        rows = prepare(args.dataset, args.out, **options)
+    except OSError as error:
+        raise KitError(f"cannot write pairs into {args.out}: {error.strerror or error}") from error
+    print(f"{len(rows)} pairs in {args.out}")

@@ -1,0 +1,238 @@
+"""Figures in the paper's manner: saved as PNG and as PDF with real text."""
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator
+
+from ..data.images import to_array
+from ..data.metrics import psnr
+
+# Okabe and Ito's palette, told apart with any colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
+MARKERS = "osD^vP*X"
+# A method looks the same in every figure.
+ORDER = ("sglownet-small", "sunet-small", "glownet-small", "gcunet-small", "tv", "nlm", "wavelet", "noisy")
+mpl.rcParams["pdf.fonttype"] = 42  # text stays text
+
+
+def style(method):
+    """Colour and marker of a method; those without a place of their own share the last."""
+    i = ORDER.index(method) if method in ORDER else -1
+    return {"color": COLOURS[i], "marker": MARKERS[i]}
+
+
+def show(axis, image, title="", below=""):
+    """One picture on an axis, clipped to what a screen shows; title above, numbers below."""
+    axis.imshow(to_array(image).clip(0, 1), interpolation="nearest")
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(title, fontsize=8, pad=3)
+    axis.set_xlabel(below, fontsize=8, labelpad=3)
+
+
+def busiest_crop(clean, side):
+    """(top, left) of the square of that side with the most detail, on a grid of half its side."""
+    grey = to_array(clean).mean(2)
+    detail = np.abs(np.diff(grey, axis=0))[:, :-1] + np.abs(np.diff(grey, axis=1))[:-1]
+    height, width = detail.shape
+    tops, lefts = (range(0, max(1, n - side + 1), side // 2) for n in (height, width))
+    return max(
+        ((t, x) for t in tops for x in lefts), key=lambda c: detail[c[0] : c[0] + side, c[1] : c[1] + side].mean()
+    )
+
+
+def visual_comparison(clean, noisy, restored, *, crop=None, side=96):
+    """The whole picture with a marked square; then that square noisy, restored, clean, and the absolute errors.
+
+    clean, noisy: images. restored: {method: image}. crop: (top, left), by default the busiest square.
+    The PSNR under each crop is the whole picture's, in dB. Returns a matplotlib figure, page-wide.
+    """
+    clean = to_array(clean)
+    side = min(side, *clean.shape[:2])
+    top, left = crop or busiest_crop(clean, side)
+    window = (slice(top, top + side), slice(left, left + side))
+    shown = {"noisy": noisy, **restored, "clean": clean}
+    lines = 1 if len(shown) <= 6 else 2  # more beside each other than six, and their names would overlap
+    columns = -(-len(shown) // lines)
+    ratio = clean.shape[1] / clean.shape[0]
+    height = lines * (7.2 / (columns + 2 * ratio) * 2 + 0.55)
+    figure = plt.figure(figsize=(7.2, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0)
+    grid = figure.add_gridspec(2 * lines, columns + 1, width_ratios=[2 * ratio] + [1] * columns)
+    whole = figure.add_subplot(grid[:, 0])
+    show(whole, clean, "clean", "dB: PSNR of the whole picture")
+    whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=COLOURS[4], linewidth=1.5))
+    errors = None
+    for i, (name, image) in enumerate(shown.items()):
+        image = to_array(image)
+        line, column = 2 * (i // columns), i % columns + 1
+        last = i == len(shown) - 1
+        below = "" if last else f"{psnr(clean, image):.2f} dB"
+        show(figure.add_subplot(grid[line, column]), image[window], name, below)
+        axis = figure.add_subplot(grid[line + 1, column])
+        if last:
+            axis.axis("off")
+            bar = figure.colorbar(errors, cax=axis.inset_axes([0.0, 0.04, 0.12, 0.92]), extend="max")
+            bar.ax.tick_params(labelsize=7)
+            break
+        error = np.abs(clean - image.clip(0, 1))[window].mean(2)
+        errors = axis.imshow(error, cmap="viridis", vmin=0, vmax=0.15, interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        axis.set_xlabel("|error|", fontsize=8, labelpad=3)
+    return figure
+
+
+def psnr_against_sigma(summary, protocol="float"):
+    """Mean PSNR of each method against the noise level, one panel a dataset. summary: from `summarise`."""
+    part = summary[summary["protocol"] == protocol]
+    datasets = part["dataset"].unique()
+    figure, axes = plt.subplots(
+        1, len(datasets), figsize=(1.3 + 3.1 * len(datasets), 2.8), layout="constrained", sharey=True, squeeze=False
+    )
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        for method, rows in part[part["dataset"] == dataset].groupby("method", sort=False):
+            axis.plot(rows["sigma"], rows["psnr"], label=method, markersize=5, **style(method))
+        axis.set_title(f"{dataset}, {protocol} noise", fontsize=9)
+        axis.set_xlabel("noise level σ (0–255 scale)", fontsize=9)
+        axis.set_xticks(sorted(part["sigma"].unique()))
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("PSNR (dB)", fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside right upper")
+    return figure
+
+
+def scatter_of_pair(table, a, b, sigma, protocol="float"):
+    """Each picture's PSNR by method b against that by method a; the diagonal is a draw. table: from `run_benchmark`."""
+    part = table[(table["sigma"] == sigma) & (table["protocol"] == protocol)]
+    figure, axis = plt.subplots(figsize=(3.4, 3.6), layout="constrained")
+    for i, (dataset, rows) in enumerate(part.groupby("dataset", sort=False)):
+        wide = rows.pivot_table("psnr", "image", "method")
+        above = int((wide[b] > wide[a]).sum())
+        label = f"{dataset}: {b} higher on {above} of {len(wide)}"
+        axis.scatter(wide[a], wide[b], s=14, color=COLOURS[i], marker=MARKERS[i], label=label, alpha=0.8)
+    ends = [min(*axis.get_xlim(), *axis.get_ylim()), max(*axis.get_xlim(), *axis.get_ylim())]
+    axis.plot(ends, ends, color="grey", linewidth=0.8, zorder=0)
+    axis.set(xlim=ends, ylim=ends, aspect="equal")
+    axis.set_xlabel(f"{a}, PSNR (dB)", fontsize=9)
+    axis.set_ylabel(f"{b}, PSNR (dB)", fontsize=9)
+    axis.set_title(f"σ = {sigma:g}, {protocol} noise", fontsize=9)
+    axis.tick_params(labelsize=8)
+    figure.legend(fontsize=7, frameon=False, loc="outside lower center")
+    return figure
+
+
+def quality_against_cost(costs, label):
+    """Each method's PSNR against what it costs, on a logarithmic axis. costs: {method: (cost, PSNR in dB)}."""
+    figure, axis = plt.subplots(figsize=(4.8, 2.8), layout="constrained")
+    for method, (cost, quality) in costs.items():
+        axis.scatter(cost, quality, label=method, **style(method))
+    axis.set_xscale("log")
+    axis.margins(0.15)
+    figure.legend(fontsize=8, frameon=False, loc="outside right upper")
+    axis.set_xlabel(label, fontsize=9)
+    axis.set_ylabel("PSNR (dB)", fontsize=9)
+    axis.tick_params(labelsize=8, which="both")
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def intervals(differences, labels):
+    """Differences in dB with their 95% intervals, a line each; those that hold 0 are grey.
+
+    differences: columns model, difference, low and high, such as one score's rows of `differences_over_seeds`.
+    labels: {model: text}, from the top.
+    """
+    rows = differences.set_index("model").loc[list(labels)]
+    figure, axis = plt.subplots(figsize=(6.4, 0.6 + 0.27 * len(rows)), layout="constrained")
+    places = np.arange(len(rows))[::-1]
+    clear = (rows["low"] > 0) | (rows["high"] < 0)
+    for place, sure, (_, row) in zip(places, clear, rows.iterrows(), strict=True):
+        colour = COLOURS[0] if sure else COLOURS[7]
+        axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.5)
+        axis.plot(row["difference"], place, "o", color=colour, markersize=5)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(places, labels.values(), fontsize=8)
+    axis.set_xlabel("difference of the mean PSNR (dB)", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def learning_curves(logs, score="psnr_sigma50"):
+    """A held-out score against the steps, a line a model. logs: {model: log.csv as a table}."""
+    figure, axis = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
+    for model, log in logs.items():
+        rows = log.dropna(subset=[score])
+        axis.plot(rows["step"], rows[score], label=model, markersize=5, **style(model))
+    axis.set_xlabel("steps", fontsize=9)
+    axis.set_ylabel("PSNR (dB)", fontsize=9)
+    axis.legend(fontsize=8, frameon=False, loc="lower right")
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def roofline(speed, bandwidth):
+    """Operations a second against operations a byte of each network's forward pass, below what the machine allows.
+
+    speed: float32 forward passes on a CPU from `speed.measure`, of the published sizes. bandwidth: GB/s.
+    """
+    figure, axis = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    top = speed["peak"].median()
+    for i, (model, rows) in enumerate(speed.groupby("model", sort=False)):
+        for row in rows.itertuples():
+            plain = row.form == "plain"
+            fill = {"markerfacecolor": "white"} if plain else {}
+            intensity, rate = 1e3 * row.gflop / row.megabytes, row.gflop / row.seconds
+            name = f"{model.removesuffix('-paper')}, {row.form}"
+            axis.plot(intensity, rate, MARKERS[i], color=COLOURS[i], label=name, markersize=7, linestyle="", **fill)
+    ends = np.array(axis.get_xlim()) * (0.5, 1.5)
+    line = np.geomspace(max(ends[0], 1), ends[1], 100)
+    axis.plot(line, np.minimum(top, bandwidth * line), color="black", linewidth=1, zorder=0)
+    axis.set(xscale="log", yscale="log", ylim=(0.7 * axis.get_ylim()[0], 1.2 * top))
+    for place in (axis.xaxis, axis.yaxis):
+        place.set_major_locator(LogLocator(10, (1, 2, 5)))
+        place.set_major_formatter("{x:g}")
+        place.set_minor_locator(NullLocator())
+    axis.set_xlabel("operations a byte read or written", fontsize=9)
+    axis.set_ylabel("GFLOP/s", fontsize=9)
+    axis.tick_params(labelsize=8, which="both")
+    axis.grid(alpha=0.3)
+    figure.legend(fontsize=7, frameon=False, loc="outside right upper")
+    return figure
+
+
+def growth_of_cost(grown):
+    """Time a pixel, and memory with and without the restored picture itself, against the picture's size.
+
+    grown: from `speed.growth`; the restored picture has three float32 values a pixel.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.7), layout="constrained")
+    pixels = grown["pixels"] / 1e6
+    axes[0].plot(pixels, grown["seconds"] / pixels, "o-", color=COLOURS[0], markersize=5)
+    low, high = (grown[end] / pixels for end in ("low", "high"))
+    axes[0].fill_between(pixels, low, high, color=COLOURS[0], alpha=0.2, linewidth=0)
+    axes[0].set_ylabel("seconds a megapixel", fontsize=9)
+    axes[1].plot(pixels, grown["memory"], "s-", color=COLOURS[1], markersize=5, label="at the peak")
+    above = grown["memory"] - 12 * pixels
+    axes[1].plot(pixels, above, "o-", color=COLOURS[0], markersize=5, label="without the restored picture")
+    axes[1].set_ylabel("memory (MB)", fontsize=9)
+    axes[1].legend(fontsize=8, frameon=False)
+    for axis in axes:
+        axis.set_xscale("log")
+        axis.set_ylim(bottom=0)
+        axis.set_xticks(pixels, [f"{value:.2g}" for value in pixels])
+        axis.minorticks_off()
+        axis.set_xlabel("megapixels", fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def save(figure, path):
+    """Write path.png (150 dots per inch) and path.pdf, without dates, so that equal figures are equal files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
+    figure.savefig(path.with_suffix(".pdf"), dpi=300, metadata={"CreationDate": None})

@@ -1,0 +1,33 @@
+"""Score a profile's methods on its test sets: one tidy table, a row a picture; and its summary."""
+
+import argparse
+from pathlib import Path
+
+from ..data.datasets import load_dataset
+from ..device import choose_device
+from ..errors import KitError, exit_clearly
+from ..evaluation.benchmark import run_benchmark
+from ..evaluation.tables import summarise
+from ..training.profiles import list_profiles, load_profile
+
+
+@exit_clearly
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m glowlib benchmark", description=__doc__)
+    parser.add_argument("--profile", default="quick", help=f"one of {', '.join(list_profiles())}")
+    parser.add_argument("--pictures", type=int, help="as many of each dataset, spread evenly (default: all)")
+    parser.add_argument("--output", type=Path, required=True, help="CSV file; rows already there are kept")
+    parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    args = parser.parse_args(argv)
+    if args.pictures is not None and args.pictures < 1:
+        raise KitError(f"--pictures is a number from 1 up, not {args.pictures}")
+    config = load_profile(args.profile)
+    if not (config.datasets and config.methods):
+        raise KitError(f"profile {config.name} has no datasets and methods to score: it is for training")
+    datasets = {name: load_dataset(name) for name in config.datasets}
+    for name, pictures in datasets.items():
+        count = min(args.pictures or len(pictures), len(pictures))
+        datasets[name] = [pictures[i * len(pictures) // count] for i in range(count)]
+    settings = {"protocols": config.protocols, "seeds": config.seeds, "device": choose_device(args.device)}
+    table = run_benchmark(datasets, config.methods, config.sigmas, args.output, **settings)
+    print(summarise(table).to_string(index=False, float_format="%.4f"))

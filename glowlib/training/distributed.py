@@ -1,0 +1,60 @@
+"""Several processes that work as one: what `torchrun` starts. One process alone is the simplest case of it."""
+
+from contextlib import contextmanager
+
+import torch
+from torch import distributed
+from torch.distributed.nn.functional import all_reduce
+
+from ..device import world
+from ..networks.global_context import MapNorm
+
+
+@contextmanager
+def process_group(device):
+    """Join the processes for the time of a `with` block: NCCL between GPUs, gloo between CPUs."""
+    if world() == 1:
+        yield
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def total(tensor):
+    """The sum of a tensor over all processes; gradients flow through it."""
+    return all_reduce(tensor) if distributed.is_initialized() else tensor
+
+
+def wait():
+    """Go on when every process has come here."""
+    if distributed.is_initialized():
+        distributed.barrier()
+
+
+class SharedMapNorm(MapNorm):
+    """`MapNorm` over the batches of all processes (PyTorch's SyncBatchNorm runs on GPUs alone)."""
+
+    def forward(self, x):
+        if not (self.training and distributed.is_initialized()):
+            return super().forward(x)
+        values = x.double()
+        sums = total(torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))]))
+        count = total(sums.new_tensor(x.numel() // x.shape[1])).item()
+        mean, var = sums[0] / count, sums[1] / count - (sums[0] / count) ** 2
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            self.running_var.lerp_((var * count / max(1, count - 1)).to(self.running_var), self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt().to(self.weight)
+        offset = self.bias - mean.to(self.bias) * scale
+        return torch.addcmul(offset[:, None, None], x, scale[:, None, None]).to(x.dtype)
+
+
+def share_norms(net):
+    """Let every `MapNorm` of a network see the batches of all processes, in place; parameters and names stay."""
+    for module in net.modules():
+        if type(module) is MapNorm:
+            module.__class__ = SharedMapNorm

@@ -1,0 +1,92 @@
+"""Loss, optimiser and learning rate, by hand."""
+
+import math
+
+import pytest
+import torch
+
+from glowlib.errors import KitError
+from glowlib.networks import create_model
+from glowlib.training.config import TrainingConfig
+from glowlib.training.optim import Schedule, charbonnier, make_optimizer
+
+
+def test_rates():
+    """Linear from lr / warmup, never 0; then a cosine to min_lr."""
+    config = TrainingConfig(steps=50, warmup=10, lr=1e-3, min_lr=1e-5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
+    schedule = Schedule(optimizer, config)
+    rates = []
+    for step in range(config.steps):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[:10] == pytest.approx([1e-4 + 9e-4 * step / 10 for step in range(10)])
+    assert rates[10:] == pytest.approx([1e-5 + 0.495e-3 * (1 + math.cos(math.pi * t / 40)) for t in range(40)])
+
+
+@pytest.mark.parametrize("steps", [30, 50, 80, 100])
+def test_rates_of_restarts(steps):
+    """What comes before one does not depend on what follows; a run that ends before it has none."""
+    config = TrainingConfig(steps=steps, warmup=10, lr=1e-3, min_lr=1e-5, restarts=(30, 60), restart_lr=(4e-4, 2e-4))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
+    schedule = Schedule(optimizer, config)
+    rates = []
+    for step in range(steps):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    def cosine(top, count):
+        return [1e-5 + (top - 1e-5) / 2 * (1 + math.cos(math.pi * t / count)) for t in range(count)]
+
+    assert rates[:10] == pytest.approx([1e-4 + 9e-4 * step / 10 for step in range(10)])
+    assert rates[10:30] == pytest.approx(cosine(1e-3, 20))
+    assert rates[30:60] == pytest.approx(cosine(4e-4, max(0, min(steps, 60) - 30)))
+    assert rates[60:] == pytest.approx(cosine(2e-4, max(0, steps - 60)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"restarts": (10,), "restart_lr": (1e-3,)}, "rising steps after the warm-up"),
+        ({"restarts": (30, 20), "restart_lr": (1e-3, 1e-3)}, "rising steps after the warm-up"),
+        ({"restarts": (30,)}, "a rate above 0 for each"),
+        ({"restarts": (30,), "restart_lr": (0,)}, "a rate above 0 for each"),
+        ({"restarts": (30,), "restart_lr": (1e-3,), "restart_drawn": (0.1, 0.2)}, "a share for each"),
+    ],
+)
+def test_restarts_that_do_not_fit_are_refused(change, said):
+    with pytest.raises(KitError, match=said):
+        TrainingConfig(steps=50, warmup=10, **change)
+
+
+def test_what_decays(nano):
+    model = create_model("sglownet", **nano)
+    decayed, kept = make_optimizer(model, TrainingConfig(weight_decay=0.1)).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert len(decayed["params"]) + len(kept["params"]) == len(names)
+    assert all(names[id(p)].endswith("weight") and p.ndim > 1 for p in decayed["params"])
+    tables = [p for p in kept["params"] if names[id(p)].endswith("bias_table")]
+    assert len(tables) == 2 + 1 + 1 + 1 + 1 + 1 + 2
+    assert all(p.ndim == 1 or p.shape[1:] == (1, 1) or names[id(p)].endswith("bias_table") for p in kept["params"])
+
+
+def test_charbonnier_by_hand():
+    a, b = torch.tensor([0.0, 0.3]), torch.tensor([0.0, 0.0])
+    assert charbonnier(a, b).item() == pytest.approx((0.001 + math.sqrt(0.09 + 1e-6)) / 2)
+
+
+def test_the_rate_changes_once_an_epoch():
+    """The paper's schedule: stairs, of which the first is not 0."""
+    config = TrainingConfig(steps=60, warmup=30, epoch=10, lr=3e-4, min_lr=1e-6)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
+    schedule = Schedule(optimizer, config)
+    rates = []
+    for epoch in range(6):
+        schedule.step_update(epoch * config.epoch)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(1e-4)
+    assert rates[:4] == sorted(rates[:4])
+    assert rates[3] == pytest.approx(3e-4)
+    assert rates[3:] == sorted(rates[3:], reverse=True)

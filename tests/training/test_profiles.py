@@ -1,0 +1,136 @@
+"""Profiles: those that come with the kit load, and a mistyped key is named."""
+
+from dataclasses import fields
+
+import pytest
+
+from glowlib.errors import KitError
+from glowlib.networks import NETWORKS, create_model
+from glowlib.training.config import TrainingConfig
+from glowlib.training.profiles import Profile, list_profiles, load_profile, plan, resolve_model
+
+
+def written(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", list_profiles())
+def test_every_shipped_profile_loads(name):
+    profile = load_profile(name)
+    assert profile.name == name
+    assert isinstance(profile.training, TrainingConfig)
+    for model in profile.models.values():
+        assert model["network"] in NETWORKS
+        options = {key: value for key, value in model.items() if key not in ("network", "training")}
+        if options.get("embed_dim", 96) <= 64:  # the full size is built elsewhere
+            create_model(model["network"], **options)
+
+
+def test_small_is_among_them():
+    assert "small" in list_profiles()
+
+
+def test_values_and_defaults(tmp_path):
+    text = "sigmas: [15, 25]\nmodels: {m: {network: sunet}}\n"
+    text += "training: {lr: 2.0e-4, sigma: [25, 25], betas: [0.9, 0.99]}\n"
+    profile = load_profile(written(tmp_path, text))
+    assert profile.name == "mine"
+    assert profile.sigmas == (15, 25)
+    assert profile.seeds == Profile("x").seeds == (0,)
+    assert profile.training == TrainingConfig(lr=2e-4, sigma=(25, 25), betas=(0.9, 0.99))
+    assert profile.models == {"m": {"network": "sunet"}}
+
+
+def test_an_empty_profile_is_all_defaults(tmp_path):
+    assert load_profile(written(tmp_path, "")) == Profile("mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "known"),
+    [
+        ("sigma: [10]", "'sigma'", Profile),
+        ("training: {learning_rate: 1.0e-3}", "'learning_rate'", TrainingConfig),
+    ],
+)
+def test_unknown_keys_are_refused_by_name(text, key, known, tmp_path):
+    with pytest.raises(KitError, match=f"unknown key {key}") as caught:
+        load_profile(written(tmp_path, text))
+    assert all(field.name in str(caught.value) for field in fields(known))
+    assert "mine.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("training: {loss: l2}", "l1, charbonnier"),
+        ("training: {optimizer: sgd}", "adamw, adam"),
+        ("training: {precision: int8}", "bfloat16"),
+        ("training: 3", "keys and values"),
+        ("training:", "keys and values"),
+        ("sigmas: [1", "mine.yaml"),
+        ("- quick", "keys and values"),
+        ("training: {sigma: 25}", "sigma"),
+        ("training: {lr: 1e-3}", "lr"),  # YAML 1.1 reads this as text
+        ("training: {lr: 0}", "lr is from"),
+        ("training: {lr: .nan}", "lr is from"),
+        ("training: {sigma: [50]}", "two levels"),
+        ("training: {sigma: [50, 5]}", "the lower first"),
+        ("training: {betas: [0.9, 1]}", "below 1"),
+        ("training: {validate_every: 0}", "validate_every is from 1 up"),
+        ("training: {share_drawn: 1.5}", "share_drawn is from 0 to 1"),
+        ("training: {seed: -1}", "seed is from 0 up"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(text, named, tmp_path):
+    with pytest.raises(KitError, match=named) as caught:
+        load_profile(written(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_section_says_what_is_other(tmp_path):
+    """A value that only fits together with the profile's own is no error."""
+    text = """
+training: {warmup: 10, restarts: [20], restart_lr: [1.0e-3]}
+fine_tuning: {restarts: [100]}
+models: {net: {network: sunet, training: {restarts: [50]}}}
+"""
+    profile = load_profile(written(tmp_path, text))
+    assert plan(profile, "net")[3].restarts == (50,)
+    assert plan(profile, "net", "start")[3].restarts == (100,)
+
+
+def test_a_model_by_its_name_or_by_its_network(tmp_path):
+    profile = load_profile(
+        written(tmp_path, "models: {sunet: {network: sunet}, b: {network: sunet}, c: {network: gcunet}}")
+    )
+    assert [resolve_model(profile, name) for name in ("sunet", "b", "gcunet")] == ["sunet", "b", "c"]
+    two = load_profile(written(tmp_path, "models: {a: {network: sunet}, b: {network: sunet}}"))
+    with pytest.raises(KitError, match="'sunet' means several models: a, b"):
+        resolve_model(two, "sunet")
+    with pytest.raises(KitError, match="unknown model to train 'd'"):
+        resolve_model(profile, "d")
+
+
+def test_unknown_profile_lists_the_known(tmp_path):
+    with pytest.raises(ValueError, match="unknown profile 'smal'") as caught:
+        load_profile("smal")
+    assert all(name in str(caught.value) for name in list_profiles())
+    with pytest.raises(KitError, match="cannot read the profile"):
+        load_profile(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("model", ["sunet", "gcunet", "glownet", "sglownet"])
+def test_the_published_recipes(model):
+    """Reference: the page of the published networks; an epoch is 800 × 20 (SUNet: 100) pairs."""
+    name, network, options, config = plan(load_profile("paper"), model)
+    assert (network, options) == (model, {})
+    batch, epochs = {"sunet": (4, 500), "glownet": (32, 100)}.get(model, (8, 100))
+    pairs = 800 * (100 if model == "sunet" else 20)
+    assert (config.batch_size, config.epoch) == (batch, pairs // batch)
+    assert config.steps == epochs * config.epoch
+    assert config.warmup == 3 * config.epoch
+    assert (config.lr, config.min_lr, config.optimizer, config.betas) == (2e-4, 1e-6, "adam", (0.9, 0.999))
+    _, _, _, tuned = plan(load_profile("paper"), model, "blind.pth", sigma=(30, 30))
+    assert (tuned.lr, tuned.batch_size, tuned.steps // tuned.epoch) == (8e-5, 16, 100)
