@@ -16,7 +16,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce verify test lab train ablations reach bench notebooks lint clean
+.PHONY: help setup reproduce verify test lab train study ablations reach bench notebooks lint clean
 
 help:  ## this list
 	@echo "Usage: make TARGET [NAME=value]"
@@ -40,8 +40,11 @@ lab: setup  ## open the notebooks in JupyterLab
 train: setup  ## train a model, or go on with an unfinished training [MODEL=sglownet PROFILE=small]
 	$(RUN) -m glowlib.training --profile $(or $(PROFILE),small) --model $(or $(MODEL),sglownet)
 
+study: setup  ## train the arms of the controlled study, score and compare them; hours on two cores, resumable [AT_ONCE=1]
+	$(RUN) -m glowlib study --at_once $(or $(AT_ONCE),1)
+
 ablations: setup  ## train a narrow network again and again with one thing changed; half an hour for AT_ONCE=2 on two cores [AT_ONCE=1]
-	$(RUN) -m glowlib ablation --at_once $(or $(AT_ONCE),1)
+	$(RUN) -m glowlib study --profile ablations --at_once $(or $(AT_ONCE),1)
 
 reach: setup  ## the shipped models on whole pictures and on tiles, held-out photographs
 	$(RUN) -m glowlib context-range

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, ttest_1samp
 from scipy.stats import t as student
 
 
@@ -47,3 +47,33 @@ def differences_over_seeds(runs, scores):
             difference = means[model] - means[first]
             rows.append((model, score, difference, difference - half, difference + half))
     return pd.DataFrame(rows, columns=["model", "score", "difference", "low", "high"])
+
+
+def seed_interval(differences, level=0.95):
+    """Student's interval of a mean difference between two networks, paired by seed.
+
+    Args:
+        differences: one difference of set means for each seed, dB, at least two.
+    Returns:
+        (mean, low, high, p): mean ± t·s/√n, and p of the two-sided t-test of a mean of zero.
+    """
+    found = ttest_1samp(differences, 0)
+    low, high = found.confidence_interval(level)
+    return float(np.mean(differences)), float(low), float(high), float(found.pvalue)
+
+
+def holm(p):
+    """Holm's correction of a family of p-values (Scandinavian Journal of Statistics 1979), in the order given."""
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p)
+    corrected = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    result = np.empty_like(p)
+    result[order] = corrected.clip(max=1)
+    return result
+
+
+def verdict(low, high, bound):
+    """Verdict on an interval: "no" inside ±bound, else "yes" above zero, "worse" below zero, "not shown" around it."""
+    if -bound < low and high < bound:
+        return "no"
+    return "yes" if low > 0 else "worse" if high < 0 else "not shown"

@@ -1,9 +1,9 @@
 """The paper's networks: `create_model` builds one by name.
 
-In reading order: config.py (the options), base.py (what all share), noise_level.py (the noise level of an image), swin.py (windows), global_context.py (context
-blocks), cross_attention.py (how tokens attend to context), upsample.py, denoising_head.py; sunet.py, gcunet.py,
-glownet.py, sglownet.py (one network a file); convert.py (published checkpoints), pretrained.py (shipped models and
-files), fast/ (kernels), plain.py (the reference implementation).
+In reading order: config.py (the options), base.py (what all share), noise_level.py (the noise level of an image),
+swin.py (windows), global_context.py (context blocks), cross_attention.py (how tokens attend to context), upsample.py,
+denoising_head.py; sunet.py, gcunet.py, glownet.py, sglownet.py (one network a file); convert.py (published
+checkpoints), pretrained.py (shipped models and files), fast/ (kernels), plain.py (the reference implementation).
 """
 
 from dataclasses import fields, replace

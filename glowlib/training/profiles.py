@@ -22,6 +22,9 @@ class Profile:
     protocols: tuple = ("float",)  # of the noise
     seeds: tuple = (0,)
     methods: tuple = ()  # shipped models and classical methods, by name
+    tile: int = 0  # side of the tiles that the study scores with, pixels; 0: chosen for each network
+    centre_crops: dict = field(default_factory=dict)  # data set -> side of the central crop that the study scores
+    comparisons: tuple = ()  # pairs of models that the study compares; the first is its primary test
     notebooks: tuple = ()  # what `make reproduce` runs
     training: TrainingConfig = field(default_factory=TrainingConfig)
     fine_tuning: dict = field(default_factory=dict)  # what is other when a trained model is trained further
