@@ -1,7 +1,7 @@
 """How fast the networks are on this machine, beside its own peak, and what memory they take: `make bench`.
 
 Everything is timed in turn, round by round, each time between two measurements of the machine's peak, so that what
-slows the machine down slows both. The yardstick is the same networks computed the plain way (`glowlib.networks.plain`).
+slows the machine down slows both. The reference implementation is the networks' plain form (`fast.disabled()`).
 """
 
 import argparse
@@ -24,8 +24,7 @@ from tqdm.auto import tqdm
 from ..device import choose_device, has_bfloat16
 from ..errors import KitError, exit_clearly
 from ..evaluation.tiling import denoise
-from ..networks import create_model
-from ..networks.plain import plainly
+from ..networks import create_model, fast
 from ..training.config import TrainingConfig
 from ..training.optim import loss_of, make_optimizer
 from ..training.profiles import load_profile
@@ -47,14 +46,14 @@ class Case:
     model: str
     size: str  # the profile: "paper" or "small"
     task: str  # one of TASKS, or "square N" for a picture of N × N pixels
-    form: str = "kit"  # or "plain", the yardstick
+    form: str = "kit"  # or "plain", the reference implementation
     precision: str = "float32"  # or "bfloat16": by autocast in training, else by `Denoiser.mixed_precision`
     device: str = "cpu"
 
     def prepare(self):
         """A function that does the task once."""
         model, optimizer = self.network()
-        form = plainly if self.form == "plain" else nullcontext
+        form = fast.disabled if self.form == "plain" else nullcontext
         torch.manual_seed(0)
         clean = torch.rand(self.shape(), device=self.device)
         noisy = clean + 0.1 * torch.randn_like(clean)
@@ -215,7 +214,7 @@ def measure(cases, rounds, progress=True):
         row = asdict(case) | {"seconds": statistics.median(took), "low": min(took), "high": max(took)}
         row |= {"rounds": rounds, "peak": statistics.median(p for _, p in runs)}
         if case.task == "forward":
-            with plainly():
+            with fast.disabled():
                 row["gflop"] = flops(network(case.model, case.size, case.device, lower=False)[0], SIDE) / 1e9
             row["share"] = statistics.median(row["gflop"] / t / p for t, p in runs)
             if (case.device, case.precision) == ("cpu", "float32"):
@@ -256,7 +255,7 @@ def probe(case):
 
 
 def all_cases(device):
-    """The networks at the published and the shipped sizes; the yardstick at the published one."""
+    """The networks at the published and the shipped sizes; the reference implementation at the published one."""
     lower = device != "cpu" or has_bfloat16()
     cases = []
     for size in ("paper", "small"):

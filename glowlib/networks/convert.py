@@ -1,4 +1,4 @@
-"""Published checkpoints: a network rebuilt from their names and shapes."""
+"""Published checkpoints: a network rebuilt from the names and shapes of its tensors."""
 
 import math
 import re
@@ -7,12 +7,15 @@ import torch
 
 from ..errors import KitError
 from . import NETWORKS, OPTIONS, PUBLISHED, create_model, require_known
+from .base import Denoiser
+from .swin import WindowAttention
 
 WRAPPERS = re.compile(r"^((module|swin_unet|gc_net|_orig_mod)\.)+")
 NEVER_USED = ("prelu.", "gc_norm_up.", "gc_upsample_blocks.")  # the original keeps them and never calls them
 
 
-def square_root(number, name):
+def square_root(number: int, name: str) -> int:
+    """The root of a square number; KitError that names the tensor it was read from otherwise."""
     root = math.isqrt(number)
     if root * root != number:
         raise KitError(f"{name} does not fit any of the networks: {number} is no square")
@@ -20,23 +23,25 @@ def square_root(number, name):
 
 
 class Shapes(dict):
-    """Names and shapes of a checkpoint, {name: shape}."""
+    """Names and shapes of a checkpoint, {name: shape}; a missing name is a KitError."""
 
     def __missing__(self, name):
         raise KitError(f"the checkpoint lacks {name}: it is not of one of the networks {', '.join(NETWORKS)}")
 
-    def has(self, part):
+    def has(self, part: str) -> bool:
+        """Whether any name contains `part`."""
         return any(part in name for name in self)
 
-    def of(self, name, ndim):
-        """The shape of a tensor that options are read from."""
+    def of(self, name: str, ndim: int) -> tuple:
+        """The shape of a tensor of `ndim` dimensions that options are read from."""
         shape = self[name]
         if len(shape) != ndim or 0 in shape:
             raise KitError(f"the checkpoint's {name} is {shape}, which none of the networks has")
         return shape
 
 
-def read_variant(shapes):
+def read_variant(shapes: Shapes) -> str:
+    """The network's name."""
     if shapes.has("gcn.0."):
         return "sglownet"
     if shapes.has("gc_up."):
@@ -44,27 +49,27 @@ def read_variant(shapes):
     return "sunet" if shapes.has("patch_embed.") else "gcunet"
 
 
-def read_windows(shapes, depths, patch):
-    """(heads of each stage, window size, training size or None) from the bias tables and the masks."""
+def read_windows(shapes: Shapes, depths: tuple, patch: int) -> tuple[tuple, int, int | None]:
+    """(heads of each stage, window size, training size or None), from the bias tables and the masks."""
     names = [f"layers.{i}.blocks.0.attn.relative_position_bias_table" for i in range(4)]
     tables = [shapes.of(name, 2) for name in names]
     windows = [(square_root(rows, name) + 1) // 2 for name, (rows, _) in zip(names, tables, strict=True)]
     size = None
-    complete = shapes.has("relative_position_index")  # derived buffers are in the file, so a missing mask tells
+    complete = shapes.has("relative_position_index")  # derived buffers are stored, so a missing mask means no shift
     for i, window in reversed(list(enumerate(windows))):
         mask = f"layers.{i}.blocks.1.attn_mask"
         if mask in shapes:
             grid = square_root(shapes.of(mask, 3)[0], mask) * window
         elif (complete and depths[i] > 1 and window > 1) or window < windows[0]:
-            grid = window  # nothing shifts, or the window had to shrink: it is the whole grid
+            grid = window  # nothing shifts, or the window was shrunk: it is the whole grid
         else:
             continue
         size = grid * patch * 2**i
     return tuple(heads for _, heads in tables), windows[0], size
 
 
-def read_context(shapes, first):
-    """Options of the context blocks, whose first one is named `first`."""
+def read_context(shapes: Shapes, first: str) -> dict:
+    """Options of the context blocks, of which `first` is the first one's name."""
     types = [kind for kind in ("mul", "add") if shapes.has(f"{first}.channel_{kind}_conv.")]
     pattern = re.compile(r"channel_(mul|add)_conv\.0\.weight$")
     sizes = [shapes.of(name, 4)[:2] for name in shapes if pattern.search(name) and not name.startswith("bott")]
@@ -72,14 +77,14 @@ def read_context(shapes, first):
         raise KitError(f"the checkpoint lacks {first}.channel_add_conv.0.weight: no context block is like this")
     hidden, dim = max(sizes)
     ratio = hidden / dim
-    # A quotient may round to a hair too little; half a channel more gives the same widths.
+    # int(dim * ratio) may come out one too small by rounding; half a channel more gives the same widths.
     ratio = ratio if int(dim * ratio) == hidden else (hidden + 0.5) / dim
     pooling = "att" if shapes.has(f"{first}.conv_mask.") else "avg"
     return {"context_ratio": ratio, "context_pooling": pooling, "context_fusion": tuple(types)}
 
 
-def read_fusion(shapes, hint, default):
-    """The cross-attention, from its names; `hint` or `default` where two kinds have the same names."""
+def read_fusion(shapes: Shapes, hint: str | None, default: str) -> str:
+    """The option `fusion`, from the tensors' names; `hint`, else `default`, where two kinds have the same names."""
     if shapes.has("cross_attention.norm_local."):
         possible = ("cross",)
     elif shapes.has("cross_attention.gate_proj."):
@@ -91,8 +96,8 @@ def read_fusion(shapes, hint, default):
     return hint or (default if default in possible else possible[0])
 
 
-def read_options(shapes, hints):
-    """(network, options) of a checkpoint, each option read off the shapes where they show it."""
+def read_options(shapes: Shapes, hints: dict) -> tuple[str, dict]:
+    """(network, options) of a checkpoint: options that names and shapes determine, and the hints for others."""
     variant = read_variant(shapes)
     dim = shapes.of("output.weight", 4)[1]
     depths = tuple(len({n.split(".")[3] for n in shapes if n.startswith(f"layers.{i}.blocks.")}) for i in range(4))
@@ -113,7 +118,7 @@ def read_options(shapes, hints):
             options |= {"window_size": window, "training_size": size}
     else:
         options["num_heads"], options["window_size"], size = read_windows(shapes, depths, patch)
-        if size is None:  # every grid larger than its window, nothing shifted: any such size will do
+        if size is None:  # no window was shrunk and nothing shifts: any such size gives the same network
             least = 8 * patch * options["window_size"]
             size = hints.get("training_size", least * math.ceil(PUBLISHED[variant].training_size / least))
         options["training_size"] = size
@@ -128,31 +133,38 @@ def read_options(shapes, hints):
     return variant, options
 
 
-def derived_shapes(model):
-    """Names and shapes of the buffers that the original stores and ours derive."""
+def derived_shapes(model: Denoiser) -> dict[str, tuple]:
+    """Names and shapes of the buffers that the original stores and this package derives."""
     shapes = {}
-    for name, block in model.named_modules():
-        if not hasattr(block, "window"):
+    for name, attention in model.named_modules():
+        if not isinstance(attention, WindowAttention):
             continue
-        window = block.window
-        shapes[f"{name}.attn.relative_position_index"] = (window**2, window**2)
-        if block.shift:
+        window = attention.window
+        shapes[f"{name}.relative_position_index"] = (window**2, window**2)
+        if attention.shift:
             stage = int(name.split(".")[1]) if name.startswith("layers.") else 3
             stage = 3 - int(name.split(".")[1]) if name.startswith("layers_up.") else stage
             grid = model.config.training_size // (model.config.patch_size * 2**stage)
-            shapes[f"{name}.attn_mask"] = ((grid // window) ** 2, window**2, window**2)
+            shapes[f"{name.removesuffix('.attn')}.attn_mask"] = ((grid // window) ** 2, window**2, window**2)
     return shapes
 
 
-def from_original(state_dict, **hints):
-    """Rebuild a published network from its checkpoint's names and shapes, in eval mode.
+def from_original(state_dict: dict[str, torch.Tensor], **hints) -> Denoiser:
+    """Rebuild a published network from its checkpoint. Tensors that the original never uses are dropped.
 
-    state_dict: {name: tensor} as the original implementation saves it; the prefixes "module.", "swin_unet." and
-    "gc_net." may be there. hints: options (see `create_model`) that no tensor shows: `qk_scale` (None for
-    head_dim^-0.5), `fusion` where names coincide (posenc/rope, gated/gated_posenc), `drop_path_rate`;
-    by default the published configuration's. Tensors that the original never uses are dropped.
-    Raises ValueError that names the first tensor that is missing, left over or of another shape, and for a
-    hint that the shapes contradict.
+    Args:
+        state_dict: names and tensors as the original implementation saves them, with or without the prefixes
+            "module.", "swin_unet." and "gc_net.".
+        hints: options (see `create_model`) that no tensor shows: `qk_scale` (None for head_dim^-0.5), `fusion` where
+            names coincide (posenc/rope, gated/gated_posenc), `drop_path_rate`; by default those of the published
+            configuration.
+
+    Returns:
+        The network, in eval mode.
+
+    Raises:
+        KitError: a ValueError, that names the first tensor that is missing, left over or of another shape, or the hint
+            that the shapes contradict.
     """
     for hint in hints:
         require_known("hint", hint, OPTIONS)

@@ -1,4 +1,4 @@
-"""Trained networks: shipped models, files of the kit's own or the original's kind, the paper's own weights."""
+"""Trained networks: shipped models, weights files of this package or the original, the paper's own weights."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from ..errors import KitError
 from ..files import atomic_write, data_folder, sha256, shipped_folder
@@ -18,17 +19,20 @@ DRIVE_ID = "19YrFIHw0todZ5O7c1H0XUOIFkF6V8WU1"  # the paper's own S-GLOWNet weig
 class Models(NamedTuple):
     """Names: `networks` that create_model knows, `shipped` models that load_pretrained knows."""
 
-    networks: list
-    shipped: list
+    networks: list[str]
+    shipped: list[str]
 
 
-def list_models():
-    """`Models(networks, shipped)`: two sorted lists of names."""
+def list_models() -> Models:
+    """Names of the networks and of the shipped models, each list sorted."""
     return Models(sorted(NETWORKS), sorted(p.parent.name for p in shipped_folder().glob("*/model.safetensors")))
 
 
-def read_weights(path):
-    """(tensors, our description or None) of a weights file; code in it is never run."""
+def read_weights(path: Path) -> tuple[dict, dict | None]:
+    """(tensors, description or None) of a weights file; the description is in files of this package alone.
+
+    Code in a file is never run. Raises KitError for a file that cannot be read.
+    """
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
@@ -39,7 +43,7 @@ def read_weights(path):
         raise KitError(f"cannot read {path}: {error.strerror or error}") from error
     except SafetensorError as error:
         raise KitError(f"{path} is not a whole safetensors file: {error}") from error
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
+    except Exception as error:  # damaged bytes can raise anything in torch.load
         reason = "it holds Python objects, which are never loaded" if "Weights only" in str(error) else "it is damaged"
         raise KitError(f"{path} is no weights file the kit can open: {reason}, or is of another kind") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
@@ -47,12 +51,19 @@ def read_weights(path):
     return content, None
 
 
-def load_pretrained(name_or_path, **hints):
-    """A trained network, in eval mode, float32, on the CPU.
+def load_pretrained(name_or_path: str | Path, **hints) -> nn.Module:
+    """Load a trained network. Code in a file is never run.
 
-    name_or_path: a shipped model's name (see `list_models`), or a file: a .safetensors of this kit, or the
-    original's checkpoint (`from_original` takes the hints). Raises ValueError for an unknown name, a missing
-    or damaged file, and weights that do not fit; nothing in a file is ever executed.
+    Args:
+        name_or_path: a shipped model's name (see `list_models`), or a file: a .safetensors of this package, or a
+            checkpoint of the original.
+        hints: for a checkpoint of the original, see `from_original`.
+
+    Returns:
+        The network in eval mode, float32, on the CPU.
+
+    Raises:
+        KitError: a ValueError, for an unknown name, a missing or damaged file, and weights that do not fit.
     """
     path = Path(name_or_path)
     shipped = list_models().shipped
@@ -71,17 +82,25 @@ def load_pretrained(name_or_path, **hints):
     try:
         model = create_model(description["network"], **description["options"])
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:  # a description, or tensors, of another kind
+    except (KeyError, TypeError, RuntimeError) as error:  # the description or the tensors are of another kind
         raise KitError(f"{path} does not hold the network it names: {str(error).splitlines()[-1].strip()}") from error
     return model.eval()
 
 
-def download_pretrained(folder=None):
-    """Fetch the paper's own S-GLOWNet weights from Google Drive; return their path.
+def download_pretrained(folder: str | Path | None = None) -> Path:
+    """Download the paper's own S-GLOWNet weights from Google Drive, unless they are there already.
 
-    folder: where to keep them, by default `pretrained` in the data folder. No hash was published: the first
-    download's SHA-256 is shown and recorded beside the file, and later calls check it. Raises ValueError
-    that says what to fetch by hand, and where to put it, when the network fails.
+    No hash was published: the SHA-256 of the first download is printed and recorded beside the file, and later calls
+    check it.
+
+    Args:
+        folder: where to keep them; by default `pretrained` in the data folder.
+
+    Returns:
+        Path of the weights file, for `load_pretrained`.
+
+    Raises:
+        KitError: a ValueError, if the download fails (the message says how to do it by hand) or the file has changed.
     """
     folder = Path(folder) if folder is not None else data_folder() / "pretrained"
     path, record = folder / "sglownet-original.pth", folder / "sglownet-original.pth.sha256"
@@ -94,7 +113,7 @@ def download_pretrained(folder=None):
             with atomic_write(path) as temporary:
                 if gdown.download(id=DRIVE_ID, output=str(temporary), quiet=True) is None:
                     raise ConnectionError("gdown fetched nothing")
-        except Exception as error:  # no network, a full quota, a moved file: each has its own class
+        except Exception as error:  # no network, an exceeded quota, a moved file: each has its own class
             reason = type(error.__cause__ if isinstance(error, KitError) else error).__name__
             raise KitError(f"the download failed ({reason}); {by_hand}") from error
     digest = sha256(path)

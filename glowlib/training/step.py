@@ -16,15 +16,15 @@ from ..networks.upsample import DualUpsample
 from .distributed import share_norms
 from .optim import loss_of
 
-CHECKPOINTED = (DualUpsample, CrossAttn, ResidualInsideAttn)
+CHECKPOINTED = (SwinBlock, DualUpsample, CrossAttn, ResidualInsideAttn)
 
 
 def checkpoint_activations(net):
-    """Keep only what goes into the network's larger blocks, and compute them once more on the way back."""
+    """Enable activation checkpointing for Swin blocks, cross-attention and up-sampling."""
     for module in net.modules():
-        for kind, method in ((SwinBlock, "in_windows"), (CHECKPOINTED, "forward")):
-            if isinstance(module, kind):
-                setattr(module, method, partial(checkpoint, getattr(module, method), use_reentrant=False))
+        if isinstance(module, CHECKPOINTED):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+            module.checkpointed = True  # optimised forms, which bypass `forward`, look at this
 
 
 class Backward:

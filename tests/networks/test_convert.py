@@ -77,6 +77,7 @@ def on_meta(monkeypatch):
         yield
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", SMALL)
 def test_original_output(case, golden_input):
     """‖a−b‖/‖b‖ < 1e-5: rounding comes to a few 1e-6, and a wrong LayerNorm epsilon is already beyond."""
