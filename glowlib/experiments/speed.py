@@ -26,8 +26,9 @@ from ..errors import KitError, exit_clearly
 from ..evaluation.tiling import denoise
 from ..networks import create_model, fast
 from ..training.config import TrainingConfig
-from ..training.optim import loss_of, make_optimizer
 from ..training.profiles import load_profile
+from ..training.state import TrainState
+from ..training.step import TrainingStep
 from .cost import flops, peak_memory_increase
 
 SIDE = 256  # pixels: the square that a forward pass and a training step are measured on, one at a time
@@ -52,28 +53,29 @@ class Case:
 
     def prepare(self):
         """A function that does the task once."""
-        model, optimizer = self.network()
+        model, state = self.network()
         form = fast.disabled if self.form == "plain" else nullcontext
         torch.manual_seed(0)
         clean = torch.rand(self.shape(), device=self.device)
         noisy = clean + 0.1 * torch.randn_like(clean)
-        loss = loss_of(TrainingConfig())
+        state.precision = getattr(torch, self.precision)
+        training_step = TrainingStep(state, TrainingConfig(), micro_batch=len(noisy))
 
         def task():
             train = self.task == "train step"
             model.train(train)
             with form(), torch.set_grad_enabled(train):
-                with torch.autocast(self.device, torch.bfloat16, enabled=train and self.precision != "float32"):
-                    restored = model(noisy) if train or self.task == "forward" else denoise(model, noisy)
                 if train:
-                    loss(restored.float(), clean).backward()
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
+                    training_step(noisy, clean)
+                elif self.task == "forward":
+                    model(noisy)
+                else:
+                    denoise(model, noisy)
 
         return task
 
     def network(self):
-        """The model in the case's precision, and its optimiser."""
+        """The model in the case's precision, and the state of its training."""
         lower = self.precision != "float32" and self.task != "train step"
         return network(self.model, self.size, self.device, lower)
 
@@ -88,13 +90,13 @@ class Case:
 
 @cache
 def network(name, size, device, lower):
-    """A model of a profile with random weights, `lower` in mixed precision, and its optimiser."""
+    """A model of a profile with random weights, `lower` in mixed precision, and the state of its training."""
     options = {k: v for k, v in load_profile(size).models[name].items() if k != "training"}
     torch.manual_seed(0)
     model = create_model(options.pop("network"), **options).to(device)
     if lower:
         model.mixed_precision()
-    return model, make_optimizer(model, TrainingConfig())
+    return model, TrainState(model, TrainingConfig())
 
 
 def seconds(task, device):
@@ -240,7 +242,7 @@ def memory(case):
 def probe(case):
     """What `memory` runs: the task, twice, the second time with the optimiser's moments there."""
     task = case.prepare()
-    states = case.network()[1].state
+    states = case.network()[1].optimizer.state
 
     def moments():
         return sum(tensor.nbytes for state in states.values() for tensor in state.values())
