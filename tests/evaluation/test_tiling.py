@@ -31,6 +31,7 @@ class Pixelwise(nn.Module):
         self.config = SimpleNamespace(training_size=32, patch_size=4)
         self.weight, self.bias = nn.Parameter(self.WEIGHT.clone()), nn.Parameter(self.BIAS.clone())
         self.seen = []  # (shape, training) of each call
+        self.eval()
 
     def forward(self, x):
         self.seen.append((tuple(x.shape), self.training))
@@ -417,20 +418,36 @@ def test_batch_size_counts_tiles():
     assert [shape[0] for shape, _ in model.seen] == [5, 5, 2]
 
 
+class Switched(Pixelwise):
+    """Counts its switches of mode, and says in which mode it was when it ran."""
+
+    modes, switches = [], []  # of all copies
+
+    def train(self, mode=True):
+        self.switches.append(mode)
+        return super().train(mode)
+
+    def forward(self, x):
+        self.modes.append(self.training)
+        return super().forward(x)
+
+
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_restored(training):
-    model = Pixelwise().train(training)
+def test_a_shared_model_is_never_switched(training):
+    """Other threads may use it meanwhile, or train it: nobody else's flags change, not even for a moment."""
+    model = Switched().train(training)
+    model.inner = nn.Dropout().train(training)
+    before = model.state_dict(keep_vars=True)
+    Switched.modes.clear()
+    Switched.switches.clear()
+    seen = []
+    model.register_forward_hook(lambda module, *_: seen.append(module))
     denoise(model, as_batch(20, 30))
-    assert model.seen == [((1, 3, 20, 30), False)]
-    assert model.training == training
-
-    def fails(x):
-        raise RuntimeError("out of memory")
-
-    model.forward = fails
-    with pytest.raises(RuntimeError, match="out of memory"):
-        denoise(model, as_batch(20, 30))
-    assert model.training == training
+    assert Switched.modes == [False]
+    assert Switched.switches == ([False] if training else [])  # the copy's
+    assert (seen[0] is model) == (not training)
+    assert all(a is before[n] for n, a in seen[0].state_dict(keep_vars=True).items())  # the copy shares the weights
+    assert model.training == model.inner.training == training
 
 
 def test_a_network_in_training_mode_restores_as_in_eval_mode(build):
