@@ -7,12 +7,13 @@ import sys
 import zlib
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
+from glowlib.data.image_files import read_picture, write_png
 from glowlib.evaluation.denoise_folder import main, result_names
 from glowlib.evaluation.tiling import denoise
 from glowlib.training.run_folder import export
@@ -76,33 +77,31 @@ def noisy(height, width, channels=3, bits=8, seed=0):
 
 
 def read(path):
-    """A PNG as it is stored, 8 or 16 bits, channels in the order RGB(A)."""
-    if Image.open(path).mode == "LA":
-        return np.asarray(Image.open(path))
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image.ndim == 2:
-        return image
-    return image[..., [2, 1, 0, 3][: image.shape[2]]]
+    """A result as it is stored, 8 or 16 bits; tests/data/test_image_files.py holds the reader against other ones."""
+    return read_picture(path)
 
 
 def save16(path, image):
     """16 bits in colour, which Pillow cannot write."""
-    assert cv2.imwrite(str(path), image[..., [2, 1, 0, 3][: image.shape[2]]])
+    if path.suffix == ".png":
+        write_png(path, image)
+    else:
+        tifffile.imwrite(path, image, photometric="rgb")
 
 
 # --- what is restored
 
 
-@pytest.mark.parametrize("suffix", ["png", "PNG", "jpg", "jpeg", "tif", "tiff", "webp"])
+@pytest.mark.parametrize("suffix", ["png", "PNG", "jpg", "jpeg", "jpe", "jfif", "tif", "tiff", "webp"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_format(suffix, channels, command, folders, model):
     """The result is what `denoise` makes of the decoded picture, as PNG, and not the picture itself."""
     path = folders[0] / f"photo.{suffix}"
-    Image.fromarray(noisy(37, 53, channels)).save(path)
+    Image.fromarray(noisy(37, 53, channels)).save(path, "jpeg" if suffix in ("jpe", "jfif") else None)
     decoded = np.asarray(Image.open(path))
     status, output, errors = command()
     assert (status, errors) == (0, [])
-    assert output == f"1 of 1 pictures restored in {folders[1]}\n"
+    assert re.fullmatch(rf"1 of 1 images restored in {re.escape(str(folders[1]))} \(\d+ s\)\n", output)
     assert [p.name for p in folders[1].iterdir()] == ["photo.png"]
     restored = read(folders[1] / "photo.png")
     assert np.array_equal(restored, denoise(model, decoded))
@@ -227,7 +226,7 @@ def test_the_papers_command_line(weights, folders, model, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "1 of 1 pictures restored in out\n"
+    assert re.fullmatch(r"1 of 1 images restored in out \(\d+ s\)\n", done.stdout)
     difference = np.abs(read(tmp_path / "out" / "a.png").astype(int) - denoise(model, image))
     assert difference.max() <= 1  # another process may use another number of threads
 
@@ -297,7 +296,7 @@ def test_bad_options_are_one_line(case, command, good, tmp_path, monkeypatch):
 
 def test_an_empty_folder_is_one_line(command, folders):
     (folders[0] / "notes.txt").write_text("not a picture")
-    one_line(command(), "no PNG, JPEG, TIFF or WebP picture in ")
+    one_line(command(), "no PNG, JPEG, TIFF or WebP image in ")
     assert not folders[1].exists()
 
 
@@ -362,7 +361,7 @@ def test_one_bad_picture_does_not_stop_the_others(name, command, folders, model)
     assert len(errors) == 2
     assert errors[0].startswith(f"error: {name}: cannot read ")
     assert errors[1] == f"error: not restored: {name}"
-    assert output == f"2 of 3 pictures restored in {folders[1]}\n"
+    assert output.startswith(f"2 of 3 images restored in {folders[1]} (")
     assert sorted(p.name for p in folders[1].iterdir()) == ["a.png", "z.png"]
     for other, image in images.items():
         assert np.array_equal(read(folders[1] / other), denoise(model, image))
