@@ -157,6 +157,8 @@ def png_chunks(data: bytes):
 
 def decode_tiff(data: bytes, max_pixels: int | None) -> ImageFile:
     """The first page of a TIFF file."""
+    if data[:4] == b"MM\0+":
+        raise KitError("big-endian BigTIFF is not read; save it as TIFF")
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
         check_size(page.imagewidth, page.imagelength, max_pixels)

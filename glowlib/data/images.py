@@ -98,9 +98,9 @@ def from_pil(image: Image.Image) -> tuple[np.ndarray, bytes | None]:
         image: any mode of at most 16 bits a channel; of an animation the current frame.
     Returns:
         uint8 or uint16 array H×W (grey) or H×W×(2, 3, 4) (with alpha, colour, both), turned upright, and the profile,
-        None without one. Palettes become colour; CMYK is converted to sRGB; one transparent colour becomes alpha.
+        None without one. Palettes become colour; CMYK and Lab become sRGB; one transparent colour becomes alpha.
     Raises:
-        KitError: for modes whose range or colour is not known ("I", "F", "LAB"), or pixels that cannot be decoded.
+        KitError: for modes whose range is not known ("I", "F"), or pixels that cannot be decoded.
     """
     if image.mode in ("I", "F"):
         raise KitError(f"a PIL image of mode {image.mode} has no known range: give an array of floats in [0, 1]")
@@ -110,6 +110,8 @@ def from_pil(image: Image.Image) -> tuple[np.ndarray, bytes | None]:
         orientation = orientation_of(image)
         if image.mode == "CMYK":
             image, profile = cmyk_to_srgb(image), None
+        elif image.mode == "LAB":
+            image, profile = image.convert("RGB"), None
         elif image.mode in ("P", "PA", "La", "RGBa"):
             image, transparent = image.convert("RGBA" if image.has_transparency_data else "RGB"), None
         elif image.mode == "1":
