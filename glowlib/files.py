@@ -51,6 +51,35 @@ def atomic_write(path):
             temporary.unlink()
 
 
+@contextmanager
+def locked(path):
+    """`with locked(path):` this process alone works on path, a file or a folder, which need not exist yet.
+
+    The lock is flock on a hidden file beside path, so it ends with the process, however that ends. Windows has no
+    flock: nothing is locked there.
+
+    Raises:
+        KitError: another process holds the lock, or the folder cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise KitError(f"cannot write {path}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise KitError(f"another process is writing {path}: wait until it has ended") from error
+        yield
+
+
 def write_csv(path, columns, rows):
     """Replace a table by these rows (dicts), see `atomic_write`."""
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
