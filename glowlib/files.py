@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 import threading
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -82,26 +83,41 @@ def remove_leftovers(folder: Path, names) -> None:
 
 
 @contextmanager
-def exclusive(folder: Path):
-    """`with exclusive(folder):` no other process that does the same works in the folder.
+def locked(path: Path, wait: float = 0.0, busy: str = "another process is writing {path}: wait until it has ended"):
+    """`with locked(path):` this process alone works on path, a file or a folder, which need not exist yet.
 
-    Raises KitError, one line, where another one does. The lock ends with the process, however it ends; the file
-    `.lock` stays.
+    The lock is flock on a hidden file beside path, so it ends with the process, however that ends. Windows and some
+    network file systems have no flock: nothing is locked there.
+
+    Args:
+        path: the file or folder.
+        wait: seconds to wait for another process.
+        busy: the message where another process holds the lock.
+
+    Raises:
+        KitError: another process holds the lock, or the folder cannot be written.
     """
     if fcntl is None:
         yield
         return
     try:
-        file = (folder / ".lock").open("w")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f"{temporary_prefix(path.name)}lock").open("w")
     except OSError as error:
-        raise KitError(f"cannot write in {printable(folder)}: {error.strerror}") from error
+        raise KitError(f"cannot write {printable(path)}: {error.strerror}") from error
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise KitError(f"another process works in {printable(folder)}: wait until it has ended") from error
-        except OSError:
-            pass  # a file system without locks
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise KitError(busy.format(path=printable(path))) from None
+                time.sleep(0.1)
+                continue
+            except OSError:  # a file system without locks
+                pass
+            break
         yield
 
 

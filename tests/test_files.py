@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack
 
@@ -9,7 +11,7 @@ import pytest
 
 from glowlib import files
 from glowlib.errors import KitError
-from glowlib.files import atomic_write, exclusive, printable, remove_leftovers, sha256, write_csv
+from glowlib.files import atomic_write, locked, printable, remove_leftovers, sha256, write_csv
 
 
 def test_a_file_is_replaced_whole_or_stays(tmp_path):
@@ -87,15 +89,16 @@ def test_leftovers_of_dead_processes_are_removed_and_nothing_else(tmp_path, monk
     assert before - {p.name for p in tmp_path.iterdir()} == {"a.png.part", left[0]}
 
 
-def test_one_process_works_in_a_folder(tmp_path):
-    fcntl = pytest.importorskip("fcntl")
-    with exclusive(tmp_path):
-        pass
-    with (tmp_path / ".lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(KitError, match="another process works in .*: wait until it has ended"), exclusive(tmp_path):
-            pytest.fail("two work here")
-    with exclusive(tmp_path):
+def test_a_second_process_is_refused_while_the_first_works(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    program = "import sys, pathlib; from glowlib.files import locked\nwith locked(pathlib.Path(sys.argv[1])): pass"
+    command = [sys.executable, "-c", program, str(path)]
+    with locked(path):
+        refused = subprocess.run(command, capture_output=True, text=True)
+        assert "KitError: another process is writing" in refused.stderr
+    assert subprocess.run(command).returncode == 0
+    (tmp_path / "file").write_text("")
+    with pytest.raises(KitError, match="cannot write"), locked(tmp_path / "file" / "table.csv"):
         pass
 
 

@@ -11,7 +11,7 @@ import requests
 from tqdm.auto import tqdm
 
 from ..errors import KitError
-from ..files import DATA_VARIABLE, atomic_write, exclusive, printable, sha256
+from ..files import DATA_VARIABLE, atomic_write, locked, printable, sha256
 
 RAW = "https://raw.githubusercontent.com"
 # For each set the addresses of an image, tried in turn; {stem} is its canonical name without suffix, {number} Kodak's.
@@ -184,7 +184,7 @@ def fetch(name: str, folder: Path, files, check) -> None:
     failed = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with exclusive(folder):
+        with locked(folder):
             for url, digest in ARCHIVES.get(name, []):
                 fetch_archive(url, digest, folder)
             for file in [] if name in ARCHIVES else tqdm(files, desc=f"fetching {name}", unit="image"):

@@ -1,19 +1,33 @@
-"""Intervals: the bootstrap over pictures, and Student's over seeds."""
+"""Intervals and tests: the bootstrap over images, Student's t over seeds, Holm's correction, a three-way answer."""
 
+from collections.abc import Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap, ttest_1samp
 from scipy.stats import t as student
 
+EQUIVALENT = 0.1  # dB; a difference inside ± this is called none
 
-def paired_differences(table, methods, score="psnr", resamples=10_000):
-    """Mean difference of each pair of methods over the pictures, with a bootstrap 95% interval (percentile).
 
-    The same pictures, at least two, with the same noise were restored by both, so that their own difficulty cancels.
-    Returns a row for each (dataset, protocol, σ, pair): methods "a" and "b", mean of a - b, its interval's
-    ends "low" and "high", and the number of pictures; seeds are averaged first.
+def paired_differences(
+    table: pd.DataFrame, methods: Sequence[str], score: str = "psnr", resamples: int = 10_000
+) -> pd.DataFrame:
+    """Mean difference of each pair of methods over the images, with a bootstrap 95% interval (percentile).
+
+    Both methods restored the same images with the same noise, so that an image's own difficulty cancels.
+
+    Args:
+        table: rows of `run_benchmark`; at least two images of each dataset.
+        methods: the methods to compare, each with each.
+        score: column to compare.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        A row for each (dataset, protocol, σ, pair): methods "a" and "b", mean "difference" a - b, its interval's ends
+        "low" and "high", and the number of "images"; seeds of the noise are averaged first.
     """
     rows = []
     groups = table[table["method"].isin(methods)].groupby(["dataset", "protocol", "sigma"], sort=False)
@@ -24,15 +38,22 @@ def paired_differences(table, methods, score="psnr", resamples=10_000):
             settings = {"n_resamples": resamples, "method": "percentile", "rng": np.random.default_rng(0)}
             low, high = bootstrap((difference,), np.mean, **settings).confidence_interval
             rows.append((*key, a, b, difference.mean(), low, high, len(difference)))
-    columns = ["dataset", "protocol", "sigma", "a", "b", "difference", "low", "high", "pictures"]
+    columns = ["dataset", "protocol", "sigma", "a", "b", "difference", "low", "high", "images"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def differences_over_seeds(runs, scores):
-    """Each model's mean over seeds less the first model's, with a 95% interval, for each of the scores.
+def differences_over_seeds(runs: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """Each model's mean over seeds minus the first model's, with a 95% interval, for each of the scores.
 
-    The interval is Student's, from the spread over seeds, pooled over the models: it holds what chance in training
-    does, on the same pictures. Every model has the same seeds. Returns columns model, score, difference, low, high.
+    The interval is Student's, from the spread over seeds, pooled over the models: it covers chance in training, on
+    the same images.
+
+    Args:
+        runs: columns "model", "seed" and the scores; every model has the same seeds.
+        scores: columns to compare.
+
+    Returns:
+        Columns model, score, difference, low, high.
     """
     first, *others = runs["model"].unique()
     seeds = runs["seed"].nunique()
@@ -49,31 +70,58 @@ def differences_over_seeds(runs, scores):
     return pd.DataFrame(rows, columns=["model", "score", "difference", "low", "high"])
 
 
-def seed_interval(differences, level=0.95):
-    """Student's interval of a mean difference between two networks, paired by seed.
+class Difference(NamedTuple):
+    """A mean difference, its interval's ends, and the p-value of "no difference"."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def seed_paired_difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Difference:
+    """Mean of a - b over seeds, with Student's interval: mean ± t·s/√n for n seeds.
 
     Args:
-        differences: one difference of set means for each seed, dB, at least two.
+        a: one mean over the set for each seed, in dB.
+        b: the same for the other model, with the same seeds in the same order.
+        confidence: of the interval.
+
     Returns:
-        (mean, low, high, p): mean ± t·s/√n, and p of the two-sided t-test of a mean of zero.
+        A `Difference`. Low and high are NaN for a single seed.
+
+    Raises:
+        ValueError: a and b differ in length.
     """
-    found = ttest_1samp(differences, 0)
-    low, high = found.confidence_interval(level)
-    return float(np.mean(differences)), float(low), float(high), float(found.pvalue)
+    if len(a) != len(b):
+        raise ValueError(f"a and b need the same seeds: {len(a)} and {len(b)} values")
+    differences = np.subtract(a, b, dtype=float)
+    test = ttest_1samp(differences, 0)
+    low, high = test.confidence_interval(confidence)
+    return Difference(float(differences.mean()), float(low), float(high), float(test.pvalue))
 
 
-def holm(p):
-    """Holm's correction of a family of p-values (Scandinavian Journal of Statistics 1979), in the order given."""
-    p = np.asarray(p, dtype=float)
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Adjusted p-values of a family of tests (Holm 1979, step-down): reject where the result is at most α."""
+    p = np.asarray(p_values, float)
     order = np.argsort(p)
-    corrected = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    result = np.empty_like(p)
-    result[order] = corrected.clip(max=1)
-    return result
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]).clip(max=1)
+    return adjusted
 
 
-def verdict(low, high, bound):
-    """Verdict on an interval: "no" inside ±bound, else "yes" above zero, "worse" below zero, "not shown" around it."""
-    if -bound < low and high < bound:
+def answer(low: float, high: float, margin: float = EQUIVALENT) -> str:
+    """What a 95% interval of a - b says to the question "is a better than b?".
+
+    Args:
+        low: lower end, in dB.
+        high: upper end, in dB.
+        margin: a difference inside ± margin counts as none (two one-sided tests, Schuirmann 1987).
+
+    Returns:
+        "no": the whole interval lies inside ± margin. "yes": it lies above 0. "worse": it lies below 0.
+        "not shown": none of these, or an end is not a number.
+    """
+    if -margin < low and high < margin:
         return "no"
     return "yes" if low > 0 else "worse" if high < 0 else "not shown"

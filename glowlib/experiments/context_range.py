@@ -24,14 +24,14 @@ TILES = ("64", "whole")  # against automatic tiles; 64 pixels is the size of the
 def differences(scores):
     """Mean PSNR of each network with other tiles less its own with automatic ones, and 95% intervals over the pictures.
 
-    scores: the table of `run_benchmark`. Returns columns sigma, model, tile, difference, low, high (dB) and pictures.
+    scores: the table of `run_benchmark`. Returns columns sigma, model, tile, difference, low, high (dB) and images.
     """
     parts = []
     for model in dict.fromkeys(split_tile(name)[0] for name in scores["method"]):
         for tile in TILES:
             part = paired_differences(scores, [f"{model}@{tile}", model])
             parts.append(part.assign(model=model, tile=tile))
-    columns = ["sigma", "model", "tile", "difference", "low", "high", "pictures"]
+    columns = ["sigma", "model", "tile", "difference", "low", "high", "images"]
     return pd.concat(parts)[columns].reset_index(drop=True)
 
 

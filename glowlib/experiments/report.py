@@ -1,87 +1,76 @@
-"""Comparison of a run with the reference, number by number, and the report that says how it went."""
+"""The report of a run: the verdict first, then the claims, the tables, the figures, and every check folded below."""
 
-import json
+import math
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
 
-import matplotlib.image
-import numpy as np
+import jinja2
 import pandas as pd
 import torch
-from nbconvert.filters import markdown2html
 
-from ..data.datasets import fingerprints
-from ..errors import KitError
-from ..evaluation.benchmark import KEYS, SCORES, weights_file
-from ..evaluation.tables import read_table
-from ..files import sha256
-from ..networks.pretrained import list_models
+from ..evaluation.tables import CAPTION, best, paper_layout
+from ..files import CLONE, atomic_write, sha256
+from ..training.profiles import Profile
+from .cost import method_facts
+from .judge import PASSED, Check, files_of, judge, optional_parts, read_json
 
-# Tables of numbers that are compared: file, columns that name a row, columns of numbers.
-TABLES = (("summary.csv", ["dataset", "protocol", "sigma", "method"], SCORES), ("scores.csv", KEYS, SCORES))
-# A tolerance is no smaller than what writing the number rounds away, and for a figure than one digit drawn in it.
-LEAST = dict.fromkeys(SCORES, 1e-6) | {"figure": 0.05}
-PARTS = ("notebooks", "tables", "figures", "timings")  # folders of a run
-STYLE = (
-    "body{font:15px sans-serif;max-width:60em;margin:2em auto} td,th{padding:2px 8px;text-align:left} "
-    "img{max-width:28em} .anchor-link{display:none}"
-)
-LIBRARIES = ("torch", "torchvision", "timm", "einops", "numpy", "scikit-image", "PyWavelets", "matplotlib", "pandas")
+TEMPLATE = Path(__file__).with_name("report_template.html")
+REPORT = "report.html"
+LIBRARIES = ("torch", "torchvision", "timm", "einops", "numpy", "scipy", "scikit-image", "PyWavelets", "matplotlib")
 
 
-def input_hashes(profile):
-    """{what went in: SHA-256}: every picture and every weights file."""
-    hashes = {f"{d}/{name}": h for d in profile.datasets for name, h in fingerprints(d).items()}
-    shipped = list_models().shipped
-    return hashes | {f"{m} (weights)": sha256(weights_file(m)) for m in profile.methods if m in shipped}
+class Table(NamedTuple):
+    """What the template shows as a table: cells are (text, whether it is bold)."""
+
+    title: str
+    header: list
+    rows: list
 
 
-def compare_inputs(found, reference):
-    rows = []
-    for name in [*found, *(n for n in reference if n not in found)]:
-        verdict = "agrees" if found.get(name) == reference.get(name) else "DIFFERS"
-        rows.append({"input": name, "SHA-256": found.get(name, "missing")[:16], "verdict": verdict})
-    return pd.DataFrame(rows)
+def plain_table(title: str, frame: pd.DataFrame) -> Table:
+    """A frame, its index first, with thousands separated and nothing for NaN."""
+
+    def text(value):
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{value:,.0f}"
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    rows = [[(str(name), False), *((text(value), False) for value in row)] for name, *row in frame.itertuples()]
+    return Table(title, ["", *frame.columns], rows)
 
 
-def compare_table(found, reference, keys, scores, tolerances):
-    """A row a number: value, reference, difference, tolerance, verdict; rows on one side only do not agree."""
-    longs = []
-    for table in (found, reference):
-        table = table.assign(**{k: table[k].astype(str) for k in keys})
-        longs.append(table.melt(keys, scores, var_name="score").set_index([*keys, "score"])["value"])
-    rows = pd.concat(longs, axis=1, keys=["value", "reference"], sort=False).reset_index()
-    rows["difference"] = rows["value"] - rows["reference"]
-    rows["tolerance"] = rows["score"].map(tolerances)
-    within = rows["difference"].abs() <= rows["tolerance"]  # false for a missing number
-    rows["verdict"] = np.where(within, "agrees", "DIFFERS")
-    return rows
+def paper_tables(folder: Path) -> list[Table]:
+    """One table a protocol and dataset, from the run's summary.csv; the best value of a column is bold."""
+    summary = pd.read_csv(folder / "tables" / "summary.csv")
+    tables = []
+    for protocol in summary["protocol"].unique():
+        shown = paper_layout(summary, protocol)
+        for dataset in shown.columns.unique(0):
+            part = shown[dataset]
+            bold = best(part)
+            rows = [[(name, False), *zip(part.loc[name], bold.loc[name], strict=True)] for name in part.index]
+            tables.append(Table(f"{dataset}, {protocol} noise", ["", *map(", ".join, part.columns)], rows))
+    return tables
 
 
-def compare_figures(folder, reference, tolerance):
-    """A row a figure of the reference: mean absolute difference of its pixels, 0 to 255 scale, and verdict."""
-    rows = []
-    for path in sorted((reference / "figures").glob("*.png")):
-        ours = folder / "figures" / path.name
-        row = {"figure": path.stem, "difference": np.nan, "tolerance": tolerance, "verdict": "DIFFERS"}
-        if not ours.exists():
-            row["verdict"] = "MISSING"
-        else:
-            a, b = (matplotlib.image.imread(p) for p in (ours, path))
-            if a.shape == b.shape:
-                row["difference"] = 255 * float(np.abs(a - b).mean())
-                row["verdict"] = "agrees" if row["difference"] <= tolerance else "DIFFERS"
-        rows.append(row)
-    return pd.DataFrame(rows, columns=["figure", "difference", "tolerance", "verdict"])
+def or_nothing(make: Callable, *arguments) -> list:
+    """What make(*arguments) returns; an empty list where files are damaged, which the checks have reported."""
+    try:
+        return make(*arguments)
+    except Exception:
+        return []
 
 
-def commit():
+def commit() -> str:
     """The commit this runs from, marked where files differ from it; "unknown" outside a repository."""
-    run = {"capture_output": True, "text": True}
+    run = {"capture_output": True, "text": True, "cwd": CLONE}
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], **run).stdout.strip()
         changed = subprocess.run(["git", "status", "--porcelain"], **run).stdout.strip()
@@ -90,18 +79,8 @@ def commit():
     return head + (" with changes" if changed else "") if head else "unknown"
 
 
-def environment():
-    """What is not a result: when, where, with what."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {
-        "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "system": platform.platform(),
-        "processor": f"{processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
-        "GPU": device,
-    }
-
-
-def processor():
+def processor() -> str:
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -109,75 +88,72 @@ def processor():
         return platform.processor() or platform.machine()
 
 
-def markdown(frame):
-    shown = frame.copy()
-    for column in shown.columns:
-        if shown[column].dtype == float:
-            digits = "{:.2g}" if column in ("difference", "tolerance") else "{:.4f}"
-            shown[column] = shown[column].map(lambda v, digits=digits: "missing" if np.isnan(v) else digits.format(v))
-    return shown.to_markdown(index=False, disable_numparse=True)
+def environment() -> dict:
+    """What is not a result: when, where, with what."""
+    return {
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
+        "system": platform.platform(),
+        "processor": f"{processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "Python": platform.python_version(),
+        **{library: version(library) for library in LIBRARIES},
+    }
 
 
-def write_report(profile, folder, reference):
-    """Compare folder with reference; write report.md and report.html; return what does not agree, as lines."""
-    if not (reference / "tolerances.json").exists():
-        raise KitError(f"there is no reference in {reference} to compare with")
-    measured = json.loads((reference / "tolerances.json").read_text())
-    tolerances = {name: max(3 * measured["spread"].get(name, 0), least) for name, least in LEAST.items()}
-    expected = json.loads((reference / "inputs.json").read_text())
-    inputs = compare_inputs(input_hashes(profile), expected)
-    tables = []
-    for name, keys, scores in TABLES:
-        ours, theirs = (read_table(place / "tables" / name, keys) for place in (folder, reference))
-        ours = ours[ours["method"].isin(profile.methods)]  # another profile's rows may lie in the same file
-        tables.append((name, compare_table(ours, theirs, keys, scores, tolerances)))
-    figures = compare_figures(folder, reference, tolerances["figure"])
+def line(check: Check) -> str:
+    """A check that failed, in one line."""
+    reason = f" ({check.found})" if check.verdict == "DAMAGED" else ""
+    return f"{check.part}: {check.name}: {check.verdict}{reason}"
 
-    failures = [f"input {row.input}" for row in inputs.itertuples() if row.verdict != "agrees"]
-    for name, rows in tables:
-        wrong = rows[rows["verdict"] != "agrees"]
-        names = wrong.drop(columns=["value", "reference", "difference", "tolerance", "verdict"])
-        failures += [f"{name}: {', '.join(map(str, row))}" for row in names.itertuples(index=False)]
-    failures += [f"figure {row.figure}" for row in figures.itertuples() if row.verdict != "agrees"]
-    count = len(inputs) + sum(len(rows) for _, rows in tables) + len(figures)
 
-    outputs = sorted(p for part in PARTS for p in (folder / part).rglob("*") if p.is_file())
-    hashes = pd.DataFrame({"output": p.relative_to(folder).as_posix(), "SHA-256": sha256(p)[:16]} for p in outputs)
-    found = (platform.python_version(), *map(version, LIBRARIES))
-    versions = pd.DataFrame({"library": ("Python", *LIBRARIES), "version": found})
-    theirs = f"{os.path.relpath(reference, folder)}/figures"
-    pictures = [f"| ![{n}](figures/{n}.png) | ![{n}]({theirs}/{n}.png) |" for n in figures["figure"]]
-    verdict = f"**{len(failures)} of {count} checks do not agree.**" if failures else f"**All {count} checks agree.**"
-    text = "\n\n".join(
-        [
-            f"# Reproduction report: profile {profile.name}",
-            verdict,
-            *(["\n".join(f"- {line}" for line in failures)] if failures else []),
-            f"Tolerance: three times the spread measured over {measured['over']}; at least one unit of the last digit "
-            "that is written (a figure: as much as one digit drawn in it).",
-            "## Numbers",
-            "PSNR in dB over RGB; SSIM under both protocols; the noise protocol is in the table.",
-            markdown(tables[0][1]),
-            "## Figures",
-            markdown(figures),
-            "Mean absolute difference of the pixels, 0 to 255 scale. This run left, the reference right.",
-            "\n".join(["| this run | reference |", "|---|---|", *pictures]),
-            "## Numbers, picture by picture",
-            markdown(tables[1][1]),
-            "## Inputs",
-            markdown(inputs),
-            "## Seeds",
-            f"Noise: {', '.join(map(str, profile.seeds))}. A picture's noise depends on (seed, file name, σ) alone.",
-            "## Code",
-            f"Commit {commit()}.",
-            markdown(versions),
-            "## Outputs",
-            markdown(hashes),
-            "## Not results",
-            "\n".join(f"- {key}: {value}" for key, value in environment().items()),
-        ]
+def figures(checks: list[Check], folder: Path, reference: Path) -> list[dict]:
+    """Of each judged figure its name, its verdict, and both files' addresses as seen from the report."""
+    theirs = os.path.relpath(reference, folder).replace(os.sep, "/")
+    found = []
+    for check in checks:
+        if check.part == "figures":
+            file = quote(f"figures/{check.name}.png")
+            found.append({"name": check.name, "verdict": check.verdict, "run": file, "reference": f"{theirs}/{file}"})
+    return found
+
+
+def write_report(profile: Profile, folder: Path, reference: Path) -> tuple[list[str], int]:
+    """Compare a run with the reference and write report.html into its folder.
+
+    Args:
+        profile: what was run.
+        folder: of the run.
+        reference: folder of the reference.
+
+    Returns:
+        What does not agree, a line each, and the number of checks.
+    """
+    checks = judge(profile, folder, reference)
+    failures = [line(check) for check in checks if check.verdict != PASSED]
+    spread = or_nothing(read_json, reference / "tolerances.json")
+    parts = {}
+    for check in checks:
+        parts.setdefault(check.part, []).append(check)
+    facts = or_nothing(lambda: [plain_table("What the methods are", method_facts(profile.methods))])
+    outputs = [(path.relative_to(folder).as_posix(), sha256(path)) for path in files_of(folder) if path.name != REPORT]
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    text = page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        profile=profile,
+        checks=checks,
+        failures=failures,
+        optional=optional_parts(profile, folder, reference),
+        claims=parts.pop("claims", []),
+        tables=or_nothing(paper_tables, folder),
+        caption=CAPTION,
+        facts=facts,
+        figures=figures(checks, folder, reference),
+        parts=parts,
+        over=spread.get("over", "nothing") if isinstance(spread, dict) else "nothing",
+        outputs=outputs,
+        environment=environment(),
+        passed=PASSED,
     )
-    (folder / "report.md").write_text(text + "\n")
-    head = f"<!doctype html><meta charset=utf-8><title>Reproduction report</title><style>{STYLE}</style>"
-    (folder / "report.html").write_text(head + markdown2html(text))
-    return failures, count
+    with atomic_write(folder / REPORT) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return failures, len(checks)

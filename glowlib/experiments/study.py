@@ -16,7 +16,7 @@ from ..data.images import centre_crop
 from ..device import choose_device
 from ..errors import KitError, exit_clearly
 from ..evaluation.benchmark import run_benchmark
-from ..evaluation.statistics import differences_over_seeds, holm, paired_differences, seed_interval, verdict
+from ..evaluation.statistics import answer, differences_over_seeds, holm, paired_differences, seed_paired_difference
 from ..files import write_csv
 from ..networks import create_model
 from ..networks.base import parameter_count
@@ -30,7 +30,6 @@ SCORE_COLUMNS = ("model", "seed", "dataset", "image", "sigma", "psnr", "ssim_rgb
 PRIMARY_SIGMA = (
     50  # fixed before the study: the first comparison of the profile at this noise level is its primary test
 )
-BOUND = 0.1  # dB; "no" needs an interval inside ±BOUND
 
 
 def run_folder(out, model, seed):
@@ -123,7 +122,7 @@ def compare(scores, comparisons):
         for image in images.itertuples():
             here = part[(part["dataset"] == image.dataset) & (part["sigma"] == image.sigma)]
             means = here.pivot_table("psnr", "seed", "model")
-            difference, low, high, p = seed_interval((means[a] - means[b]).to_numpy())
+            difference, low, high, p = seed_paired_difference(means[a], means[b])
             row = {"a": a, "b": b, "dataset": image.dataset, "sigma": image.sigma, "seeds": len(means)}
             row |= {
                 "difference": difference,
@@ -133,7 +132,7 @@ def compare(scores, comparisons):
                 "image_high": image.high,
             }
             primary = number == 0 and image.sigma == PRIMARY_SIGMA
-            rows.append(row | {"p": p, "primary": primary, "verdict": verdict(low, high, BOUND)})
+            rows.append(row | {"p": p, "primary": primary, "verdict": answer(low, high)})
     table = pd.DataFrame(rows)
     table["p_holm"] = table["p"]
     explored = ~table["primary"]

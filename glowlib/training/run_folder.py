@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +12,7 @@ from safetensors.torch import save as pack
 from torch import nn
 
 from ..errors import KitError
-from ..files import atomic_write, write_csv
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock
-    fcntl = None
+from ..files import atomic_write, locked, write_csv
 
 VALIDATION_SIGMAS = (10, 25, 50)
 SCORES = tuple(f"{score}_sigma{s}" for score in ("psnr", "ssim") for s in VALIDATION_SIGMAS)
@@ -39,35 +32,13 @@ def clear_write_errors(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold a run folder for one training.
-
-    The lock is the operating system's (flock), so that it ends with the process, however that ends. Where there is no
-    flock, as on Windows and some network file systems, nothing is locked.
+    """Hold a run folder for one training, see `files.locked`.
 
     Raises:
         KitError: if another training holds the folder.
     """
-    if fcntl is None:
+    with locked(folder, LOCK_WAIT, "another training is running in {path}: stop it, or give another --out"):
         yield
-        return
-    with clear_write_errors(folder):
-        opened = os.open(folder, os.O_RDONLY)
-    try:
-        deadline = time.monotonic() + LOCK_WAIT
-        while True:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise KitError(f"another training is running in {folder}: stop it, or give another --out") from None
-                time.sleep(0.1)
-                continue
-            except OSError:  # this file system has no locks
-                pass
-            break
-        yield
-    finally:
-        os.close(opened)
 
 
 def promote(folder: Path) -> None:

@@ -19,4 +19,4 @@ def test_each_network_is_compared_with_its_own_automatic_tiles():
     expected |= {("other", "64"): (0, 0, 0), ("other", "whole"): (0, -1, 1)}
     for key, values in expected.items():
         np.testing.assert_allclose(found.loc[key, ["difference", "low", "high"]].astype(float), values)
-    assert (found["pictures"] == 2).all()
+    assert (found["images"] == 2).all()

@@ -1,5 +1,6 @@
 """Costs are counted right: against counts that can be made by hand, and against the published networks'."""
 
+import json
 import platform
 import sys
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from glowlib import create_model, load_pretrained
-from glowlib.experiments.cost import cost, flops, peak_memory, peak_memory_increase
+from glowlib.experiments.cost import cost, flops, method_facts, peak_memory, peak_memory_increase
+from glowlib.files import shipped_folder
 from glowlib.networks import fast
 from glowlib.networks.base import parameter_count
 
@@ -57,8 +59,31 @@ def test_cost_of_a_shipped_model():
     assert 1 < found["gflops"] < 100
 
 
+def test_operations_of_other_authors_networks_by_hand():
+    facts = method_facts(["dncnn", "ffdnet"])
+    dncnn = 9 * (3 * 64 + 18 * 64 * 64 + 64 * 3)
+    ffdnet = 9 * (13 * 96 + 10 * 96 * 96 + 96 * 12) / 4  # on a quarter of the pixels
+    np.testing.assert_allclose(facts["operations per pixel"], [2 * dncnn, 2 * ffdnet])
+    assert facts["parameters"].tolist() == [668_227, 852_108]
+    assert facts["training pixels"].isna().all()
+    assert facts["noise level"].tolist() == ["blind", "told"]
+
+
+def test_facts_of_every_kind_of_method():
+    facts = method_facts(["noisy", "nlm", "cbm3d", "sglownet-small", "sglownet-small@64"])
+    assert facts["noise level"].tolist() == ["", "told", "told", "blind", "blind"]
+    found, size = facts.loc["sglownet-small"], cost("sglownet-small")
+    assert found["parameters"] == size["parameters"]
+    assert found["operations per pixel"] == pytest.approx(1e9 * size["gflops"] / 256**2)
+    description = json.loads((shipped_folder() / "sglownet-small" / "config.json").read_text())
+    recipe = description["training"]
+    assert found["training pixels"] == description["step"] * recipe["batch_size"] * recipe["crop"] ** 2
+    assert facts.loc["sglownet-small@64"].equals(found)
+    assert facts.loc[["nlm", "cbm3d"], "operations per pixel"].isna().all()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
-def test_memory_grows_with_the_picture():
+def test_memory_grows_with_the_image():
     small, large = (peak_memory("sglownet-small", side, side) for side in (256, 512))
     assert 0 < small < large < 4e9
 

@@ -8,6 +8,8 @@ from skimage import data
 
 from glowlib import add_noise, psnr
 from glowlib.experiments.figures import (
+    LOOKS,
+    STYLE,
     busiest_crop,
     growth_of_cost,
     intervals,
@@ -17,6 +19,7 @@ from glowlib.experiments.figures import (
     roofline,
     save,
     scatter_of_pair,
+    style,
     visual_comparison,
 )
 
@@ -43,7 +46,7 @@ def test_comparison_shows_each_method_with_its_score():
     labels = [axis.get_xlabel() for axis in figure.axes]
     assert f"{psnr(CLEAN, NOISY):.2f} dB" in labels
     assert f"{psnr(CLEAN, 0.5 * NOISY):.2f} dB" in labels
-    assert labels[0] == "dB: PSNR of the whole picture"
+    assert labels[0] == "dB: PSNR of the whole image"
 
 
 def test_comparison_of_many_methods_takes_two_lines():
@@ -134,3 +137,22 @@ def test_saving_twice_gives_equal_files_with_text(tmp_path):
     for suffix in (".png", ".pdf"):
         assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
     assert b"/FontFile2" in (tmp_path / "one.pdf").read_bytes()
+
+
+def test_no_two_methods_look_alike_even_without_colours():
+    colours, markers = zip(*LOOKS.values(), strict=True)
+    assert len(set(colours)) == len(set(markers)) == len(LOOKS)
+    assert style("another") == style("noisy")
+
+
+def test_figures_have_one_style_whatever_the_caller_set():
+    before = {name: plt.rcParams[name] for name in STYLE}
+    with plt.rc_context({"axes.labelsize": 20, "xtick.labelsize": 20, "legend.frameon": True}):
+        figure = quality_against_cost({"fast": (0.1, 28), "slow": (10, 29)}, "seconds a megapixel")
+    figure.canvas.draw()
+    (axis,) = figure.axes
+    assert axis.xaxis.label.get_fontsize() == STYLE["axes.labelsize"]
+    sizes = {label.get_fontsize() for label in (*axis.get_xticklabels(which="both"), *axis.get_yticklabels())}
+    assert sizes == {STYLE["xtick.labelsize"]}
+    assert not figure.legends[0].get_frame_on()
+    assert {name: plt.rcParams[name] for name in STYLE} == before

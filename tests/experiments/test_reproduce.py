@@ -1,95 +1,133 @@
-"""The report turns red for a tampered number, a missing figure, another input; and green when all agree."""
+"""`make reproduce`: notebooks are run, a run is judged or becomes the reference, and nothing old is taken for it."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from skimage import data
 
 from glowlib import KitError, add_noise, load_pretrained, psnr, ssim
 from glowlib.data.datasets import load_dataset
+from glowlib.data.images import centre_crop
 from glowlib.errors import exit_clearly
-from glowlib.evaluation.benchmark import run_benchmark
-from glowlib.evaluation.tables import summarise, write_tables
 from glowlib.evaluation.tiling import denoise
-from glowlib.experiments.report import LEAST, input_hashes, write_report
-from glowlib.experiments.reproduce import main, run_notebooks
-from glowlib.files import data_folder
-from glowlib.training.profiles import load_profile
+from glowlib.experiments import reproduce as module
+from glowlib.experiments.judge import LEAST, PASSED, check_notebook
+from glowlib.experiments.reproduce import folders, main, reproduce, run_notebooks
+from glowlib.files import data_folder, locked
 
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "results" / "reference" / "quick"
-PROFILE = replace(load_profile("quick"), datasets=("bundled",), methods=("noisy",))
 
 
 @pytest.fixture
-def run(tmp_path):
-    """(folder, reference): a small finished run, and a reference that it agrees with."""
-    folder, reference = tmp_path / "runs" / "quick", tmp_path / "reference" / "quick"
-    pictures = {"tiny": [("a.png", data.astronaut()[:32, :32])]}
-    for place in (folder, reference):
-        table = run_benchmark(pictures, ["noisy"], (10, 50), place / "tables" / "scores.csv", progress=False)
-        write_tables(summarise(table), place / "tables")
-        (place / "figures").mkdir()
-        plt.imsave(place / "figures" / "picture.png", data.astronaut()[:32, :32])
-    spread = dict.fromkeys(LEAST, 1e-4)
-    (reference / "tolerances.json").write_text(json.dumps({"over": "nothing", "spread": spread}))
-    (reference / "inputs.json").write_text(json.dumps(input_hashes(PROFILE)))
-    return folder, reference
+def clone(run, tmp_path, monkeypatch):
+    """The folder with results/runs/quick and results/reference/quick, as the working directory; nothing is executed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "load_profile", lambda name: run[0])
+    monkeypatch.setattr(module, "run_notebooks", lambda profile, folder: None)
+    return tmp_path
 
 
-def tamper(path, column, change):
-    lines = path.read_text().splitlines()
-    at = lines[0].split(",").index(column)
-    cells = lines[1].split(",")
-    cells[at] = f"{float(cells[at]) + change:.6f}"
-    path.write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
+def test_an_equal_run_is_verified(clone, capsys):
+    assert reproduce("quick", verify=True) == []
+    assert "checks agree; see results/runs/quick/report.html" in capsys.readouterr().out
 
 
-def test_an_equal_run_agrees(run):
-    failures, count = write_report(PROFILE, *run)
-    assert failures == []
-    assert count == 5 + 2 * 2 * 3 + 1  # pictures, numbers in two tables, figure
-    text = (run[0] / "report.md").read_text()
-    assert f"All {count} checks agree" in text
-    assert "<table>" in (run[0] / "report.html").read_text()
+def test_the_command_exits_1_where_something_differs(clone, capsys, tamper):
+    tamper(clone / "results/runs/quick/tables/summary.csv", "psnr", 1)
+    with pytest.raises(SystemExit) as stop:
+        main(["--verify"])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "summary.csv: bundled, float, 50, wavelet, psnr: DIFFERS\n"
 
 
-@pytest.mark.parametrize(("change", "red"), [(2.9e-4, False), (3.1e-4, True)])
-def test_a_tampered_number_is_named_when_out_of_tolerance(run, change, red):
-    tamper(run[0] / "tables" / "scores.csv", "psnr", change)
-    failures, _ = write_report(PROFILE, *run)
-    assert failures == (["scores.csv: noisy, tiny, a.png, 10, float, 0, psnr"] if red else [])
+def test_an_old_report_is_removed_before_anything_can_fail(clone, monkeypatch):
+    reproduce("quick", verify=True)
+    report = clone / "results/runs/quick/report.html"
+    assert report.exists()
+
+    def fail(profile, folder):
+        raise KitError("a notebook failed")
+
+    monkeypatch.setattr(module, "run_notebooks", fail)
+    with pytest.raises(KitError, match="a notebook failed"):
+        reproduce("quick")
+    assert not report.exists()
 
 
-def test_a_missing_row_is_named(run):
-    path = run[0] / "tables" / "summary.csv"
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
-    failures, _ = write_report(PROFILE, *run)
-    assert [f for f in failures if "summary.csv" in f and "50" in f] == failures != []
+def test_a_finished_run_starts_afresh_and_an_unfinished_one_is_continued(clone):
+    folder = clone / "results/runs/quick"
+    (folder / "training").mkdir()
+    reproduce("quick")  # no report yet: continued
+    assert (folder / "tables" / "scores.csv").exists()
+    (folder / "notebooks" / "05_benchmark.ipynb").unlink()
+    reproduce("quick", verify=True)  # writes a report, which makes no finished run of it
+    reproduce("quick")
+    assert (folder / "tables" / "scores.csv").exists()
+    shutil.copytree(clone / "results/reference/quick/figures", folder / "figures", dirs_exist_ok=True)
+    cells = [{"cell_type": "code", "metadata": {"papermill": {"status": "completed"}}}]
+    (folder / "notebooks" / "05_benchmark.ipynb").write_text(json.dumps({"cells": cells}))
+    reproduce("quick")
+    assert not (folder / "tables").exists()
+    assert (folder / "training").is_dir()
 
 
-def test_a_missing_and_a_changed_figure_are_named(run):
-    figure = run[0] / "figures" / "picture.png"
-    plt.imsave(figure, np.zeros((32, 32, 3)))
-    assert write_report(PROFILE, *run)[0] == ["figure picture"]
-    figure.unlink()
-    assert write_report(PROFILE, *run)[0] == ["figure picture"]
+def test_the_reference_is_looked_for_before_hours_of_work(clone, monkeypatch):
+    shutil.rmtree(clone / "results/reference")
+    monkeypatch.setattr(module, "run_notebooks", None)
+    with pytest.raises(KitError, match="there is no reference in results/reference/quick"):
+        reproduce("quick")
 
 
-def test_another_input_is_named(run):
-    expected = json.loads((run[1] / "inputs.json").read_text())
-    expected["bundled/chelsea.png"] = "0" * 64
-    (run[1] / "inputs.json").write_text(json.dumps(expected))
-    assert write_report(PROFILE, *run)[0] == ["input bundled/chelsea.png"]
+def test_a_second_process_in_the_same_run_is_refused(clone):
+    with locked(Path("results/runs/quick")), pytest.raises(KitError, match="another process is writing"):
+        reproduce("quick")
 
 
-def test_notebooks_run_with_the_runs_parameters_and_sources_stay(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["../..", "/tmp/x", "a/b", "..", ".hidden", "", "a b"])
+def test_a_profiles_name_never_leads_out_of_results(run, name):
+    with pytest.raises(KitError, match="a profile's name has letters"):
+        folders(replace(run[0], name=name))
+
+
+def test_a_profiles_name_is_checked_before_anything_is_removed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "report.html").write_text("mine")
+    Path("p.yaml").write_text("name: ../..\ndatasets: [bundled]\nmethods: [noisy]\nnotebooks: [05_benchmark]\n")
+    with pytest.raises(KitError):
+        reproduce("p.yaml")
+    assert (tmp_path / "notebooks").is_dir()
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_run_becomes_the_reference_with_its_spread(clone, tamper):
+    folder, reference = clone / "results/runs/quick", clone / "results/reference/quick"
+    shutil.rmtree(reference)
+    profile = clone / "tiny.yaml"
+    profile.write_text("datasets: [bundled]\nsigmas: [50]\nmethods: [wavelet, noisy]\n")  # the variants read this one
+    tamper(folder / "tables" / "scores.csv", "psnr", 1e-3)  # a difference that the spread has to show
+    old = pd.read_csv(folder / "tables" / "scores.csv").assign(psnr=99.0, fingerprint="other")  # must not count
+    old.to_csv(clone / "results/runs/quick-1-thread.csv", index=False)
+    (folder / "tables" / "original_scores.csv").write_text("optional")
+    assert reproduce(str(profile), sample=1) == []
+    measured = json.loads((reference / "tolerances.json").read_text())
+    assert measured["spread"]["psnr"] == pytest.approx(1e-3, abs=1e-4)
+    assert measured["spread"]["ssim_rgb"] < 1e-4
+    assert (reference / "tables" / "scores.csv").read_bytes() == (folder / "tables" / "scores.csv").read_bytes()
+    manifest = json.loads((reference / "manifest.json").read_text())
+    assert "tables/scores.csv" in manifest["files"]
+    assert not any("original" in name or name.startswith("notebooks") for name in manifest["files"])
+    assert manifest["checks"] > 60
+
+
+def test_notebooks_run_with_the_runs_parameters_and_sources_stay(small_profile, tmp_path, monkeypatch):
+    profile = replace(small_profile, notebooks=("one",))
     monkeypatch.chdir(tmp_path)
     notebook = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -100,34 +138,16 @@ def test_notebooks_run_with_the_runs_parameters_and_sources_stay(tmp_path, monke
     Path("notebooks").mkdir()
     nbformat.write(notebook, "notebooks/one.ipynb")
     before = Path("notebooks/one.ipynb").read_bytes()
-    run_notebooks(replace(PROFILE, notebooks=("one",)), tmp_path / "run")
+    run_notebooks(profile, tmp_path / "run")
     assert (tmp_path / "run" / "made").read_text() == "here"
     assert Path("notebooks/one.ipynb").read_bytes() == before
+    done = tmp_path / "run" / "notebooks" / "one.ipynb"
+    assert check_notebook("one", done).verdict == PASSED
     notebook.cells[1].source = "raise ValueError('broken')"
     nbformat.write(notebook, "notebooks/one.ipynb")
     with pytest.raises(KitError, match=r"one\.ipynb failed with ValueError: broken"):
-        run_notebooks(replace(PROFILE, notebooks=("one",)), tmp_path / "run")
-
-
-def test_a_run_becomes_the_reference_with_its_spread(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("tiny.yaml").write_text(
-        "datasets: [bundled]\nsigmas: [50]\nmethods: [noisy, wavelet]\nnotebooks: [05_benchmark]\n"
-    )
-    tables = Path("results/runs/tiny/tables")
-    run_benchmark(["bundled"], ["noisy", "wavelet"], [50], tables / "scores.csv", progress=False)
-    tamper(tables / "scores.csv", "psnr", 1e-3)  # a difference that the spread has to show
-    write_tables(summarise(pd.read_csv(tables / "scores.csv")), tables)
-    Path("results/runs/tiny/figures").mkdir()
-    old = pd.read_csv(tables / "scores.csv").assign(psnr=99.0, fingerprint="other weights")  # these must not count
-    old.to_csv("results/runs/tiny-1-thread.csv", index=False)
-    with pytest.raises(SystemExit) as stop:
-        main(["--profile", "tiny.yaml", "--write-reference", "--sample", "1"])
-    assert stop.value.code == 0
-    measured = json.loads(Path("results/reference/tiny/tolerances.json").read_text())
-    assert measured["spread"]["psnr"] == pytest.approx(1e-3, abs=1e-4)
-    assert measured["spread"]["ssim_rgb"] < 1e-4
-    assert Path("results/reference/tiny/tables/scores.csv").read_bytes() == (tables / "scores.csv").read_bytes()
+        run_notebooks(profile, tmp_path / "run")
+    assert check_notebook("one", done).verdict == "DIFFERS"
 
 
 def test_the_command_speaks_clearly(capsys, tmp_path, monkeypatch):
@@ -170,9 +190,8 @@ def test_the_shipped_model_gains_on_kodak24(sigma, least):
     """Centre crops keep it short; the full frames are scored by the standard profile."""
     model = load_pretrained("sglownet-small")
     gains = []
-    for name, picture in load_dataset("Kodak24"):
-        top, left = ((side - 128) // 2 for side in picture.shape[:2])
-        clean = picture[top : top + 128, left : left + 128]
+    for name, image in load_dataset("Kodak24"):
+        clean = centre_crop(image, 128)
         noisy = add_noise(clean, sigma, seed=0, name=name)
         gains.append(psnr(clean, denoise(model, noisy)) - psnr(clean, noisy))
     assert np.mean(gains) >= least

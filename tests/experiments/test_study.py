@@ -8,7 +8,7 @@ from scipy.stats import ttest_ind, ttest_rel
 
 from glowlib.data.image_files import write_png
 from glowlib.errors import KitError
-from glowlib.evaluation.statistics import differences_over_seeds, holm, seed_interval, verdict
+from glowlib.evaluation.statistics import differences_over_seeds, holm
 from glowlib.experiments.study import HELD_OUT as SCORES
 from glowlib.experiments.study import SCORE_COLUMNS, collect, compare, main
 from glowlib.files import DATA_VARIABLE
@@ -90,28 +90,6 @@ def test_one_seed_is_refused(place, capsys):
         run(place)
     assert stop.value.code == 2
     assert "a spread needs at least two" in capsys.readouterr().err
-
-
-def test_the_interval_over_seeds_is_that_of_a_paired_t_test():
-    a, b = np.array([30.1, 30.4, 30.2]), np.array([30.0, 30.2, 30.15])
-    expected = ttest_rel(a, b)
-    mean, low, high, p = seed_interval(a - b)
-    assert mean == pytest.approx((a - b).mean())
-    assert (low, high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert p == pytest.approx(expected.pvalue)
-
-
-def test_holm_multiplies_the_smallest_most():
-    np.testing.assert_allclose(holm([0.04, 0.01, 0.03]), [0.06, 0.03, 0.06])
-    np.testing.assert_allclose(holm([0.5, 0.9]), [1, 1])
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [(0.02, 0.3, "yes"), (-0.3, -0.02, "worse"), (-0.05, 0.09, "no"), (-0.05, 0.11, "not shown"), (0.01, 0.05, "no")],
-)
-def test_no_needs_an_interval_inside_the_bound(low, high, said):
-    assert verdict(low, high, 0.1) == said
 
 
 def scores_of(values):
