@@ -4,7 +4,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullLocator
 
 from ..data.images import to_array
 from ..data.metrics import psnr
@@ -80,6 +79,27 @@ def visual_comparison(clean, noisy, restored, *, crop=None, side=96):
         errors = axis.imshow(error, cmap="viridis", vmin=0, vmax=0.15, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
         axis.set_xlabel("|error|", fontsize=8, labelpad=3)
+    return figure
+
+
+def teaser(clean, noisy, restored, *, crop, side):
+    """One square of a photograph in each version, side by side: the picture on top of README.
+
+    Args:
+        clean, noisy: images of the whole photograph, H×W×3, clean values in [0, 1].
+        restored: {title: image}, as many as wanted.
+        crop: (top, left) of the square, in pixels.
+        side: of the square, in pixels.
+    Returns:
+        A matplotlib figure. The PSNR below each square is the whole photograph's, in dB.
+    """
+    (top, left), clean = crop, to_array(clean)
+    shown = {"clean": clean, "noisy": noisy, **restored}
+    figure, axes = plt.subplots(1, len(shown), figsize=(7.2, 7.2 / len(shown) + 0.42), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01)
+    for axis, (title, image) in zip(axes, shown.items(), strict=True):
+        below = "" if title == "clean" else f"{psnr(clean, image):.2f} dB"
+        show(axis, to_array(image)[top : top + side, left : left + side], title, below)
     return figure
 
 
@@ -171,63 +191,6 @@ def learning_curves(logs, score="psnr_sigma50"):
     axis.legend(fontsize=8, frameon=False, loc="lower right")
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
-    return figure
-
-
-def roofline(speed, bandwidth):
-    """Operations a second against operations a byte of each network's forward pass, below what the machine allows.
-
-    speed: float32 forward passes on a CPU from `speed.measure`, of the published sizes. bandwidth: GB/s.
-    """
-    figure, axis = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
-    top = speed["peak"].median()
-    for i, (model, rows) in enumerate(speed.groupby("model", sort=False)):
-        for row in rows.itertuples():
-            plain = row.form == "plain"
-            fill = {"markerfacecolor": "white"} if plain else {}
-            intensity, rate = 1e3 * row.gflop / row.megabytes, row.gflop / row.seconds
-            name = f"{model.removesuffix('-paper')}, {row.form}"
-            axis.plot(intensity, rate, MARKERS[i], color=COLOURS[i], label=name, markersize=7, linestyle="", **fill)
-    ends = np.array(axis.get_xlim()) * (0.5, 1.5)
-    line = np.geomspace(max(ends[0], 1), ends[1], 100)
-    axis.plot(line, np.minimum(top, bandwidth * line), color="black", linewidth=1, zorder=0)
-    axis.set(xscale="log", yscale="log", ylim=(0.7 * axis.get_ylim()[0], 1.2 * top))
-    for place in (axis.xaxis, axis.yaxis):
-        place.set_major_locator(LogLocator(10, (1, 2, 5)))
-        place.set_major_formatter("{x:g}")
-        place.set_minor_locator(NullLocator())
-    axis.set_xlabel("operations a byte read or written", fontsize=9)
-    axis.set_ylabel("GFLOP/s", fontsize=9)
-    axis.tick_params(labelsize=8, which="both")
-    axis.grid(alpha=0.3)
-    figure.legend(fontsize=7, frameon=False, loc="outside right upper")
-    return figure
-
-
-def growth_of_cost(grown):
-    """Time a pixel, and memory with and without the restored picture itself, against the picture's size.
-
-    grown: from `speed.growth`; the restored picture has three float32 values a pixel.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.7), layout="constrained")
-    pixels = grown["pixels"] / 1e6
-    axes[0].plot(pixels, grown["seconds"] / pixels, "o-", color=COLOURS[0], markersize=5)
-    low, high = (grown[end] / pixels for end in ("low", "high"))
-    axes[0].fill_between(pixels, low, high, color=COLOURS[0], alpha=0.2, linewidth=0)
-    axes[0].set_ylabel("seconds a megapixel", fontsize=9)
-    axes[1].plot(pixels, grown["memory"], "s-", color=COLOURS[1], markersize=5, label="at the peak")
-    above = grown["memory"] - 12 * pixels
-    axes[1].plot(pixels, above, "o-", color=COLOURS[0], markersize=5, label="without the restored picture")
-    axes[1].set_ylabel("memory (MB)", fontsize=9)
-    axes[1].legend(fontsize=8, frameon=False)
-    for axis in axes:
-        axis.set_xscale("log")
-        axis.set_ylim(bottom=0)
-        axis.set_xticks(pixels, [f"{value:.2g}" for value in pixels])
-        axis.minorticks_off()
-        axis.set_xlabel("megapixels", fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
     return figure
 
 
