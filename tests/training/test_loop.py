@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tiny import NETWORKS, RECIPE, STEPS
 from torch.overrides import TorchFunctionMode
 
+from glowlib import files as kit_files
 from glowlib.data.image_files import read_picture, write_png
 from glowlib.errors import KitError
 from glowlib.networks import create_model
@@ -497,7 +498,7 @@ def test_a_checkpoint_that_does_not_record_its_images_is_continued_with_a_note(p
     assert torch.load(folder / "last.pt")["description"]["images"] == images
 
 
-@pytest.mark.skipif(glowlib.files.fcntl is None, reason="no flock")
+@pytest.mark.skipif(kit_files.fcntl is None, reason="no flock")
 def test_a_second_training_in_a_folder_is_refused(profile, monkeypatch):
     monkeypatch.setattr(run_folder, "LOCK_WAIT", 0)
     folder = run(profile, "gcunet", "run", minutes=0)
@@ -519,7 +520,7 @@ with lock(Path(sys.argv[1])):
 """
 
 
-@pytest.mark.skipif(glowlib.files.fcntl is None, reason="no flock")
+@pytest.mark.skipif(kit_files.fcntl is None, reason="no flock")
 def test_the_lock_of_a_killed_training_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "LOCK_WAIT", 0)
     with subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path], stdout=subprocess.PIPE, text=True) as process:
@@ -533,7 +534,7 @@ def test_the_lock_of_a_killed_training_is_gone(tmp_path, monkeypatch):
 
 
 def test_a_platform_without_flock_locks_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(glowlib.files, "fcntl", None)
+    monkeypatch.setattr(kit_files, "fcntl", None)
     with lock(tmp_path), lock(tmp_path):
         pass
 
