@@ -45,7 +45,7 @@ def test_the_table_holds_the_means_of_the_single_scores():
     head, _, *rows = map(cells, block(README, "results").splitlines())
     columns = [(dataset, sigma) for dataset in ("Kodak24", "CBSD68") for sigma in (10, 30, 50)]
     assert [name.split()[-1] for name in head[3:]] == [str(sigma) for _, sigma in columns]
-    assert [name.split()[0] for name in head[3::3]] == ["Kodak24", "CBSD68"]
+    assert [name.split()[0] for name in head[3::3]] == ["Kodak24:", "CBSD68:"]
     names = {label: method for method, label in METHODS.items()}
     shown = {names[row[0]]: row[3:] for row in rows}
     assert set(shown) == {method for method in METHODS if method in scores.index.get_level_values("method")}

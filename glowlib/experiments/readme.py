@@ -22,7 +22,7 @@ METHODS = {
     "dncnn": "DnCNN",
     "gcunet-small": "GCUNet (context only)",
     "sunet-small": "SUNet (windows only)",
-    "glownet-small": "GLOWNet (both in parallel)",
+    "glownet-small": "GLOWNet (parallel)",
     "sglownet-small": "S-GLOWNet (context first)",
 }
 SIGMAS = (10, 30, 50)
@@ -58,7 +58,7 @@ def result_table(folders: list[Path]) -> str:
         row = [METHODS[method], *("" if pd.isna(value) else f"{value:.2f} M" for value in millions)]
         rows.append(row + ["" if value is None else f"{value:.2f}" for value in psnr])
     head = ["method", "parameters", "operations per pixel"]
-    head += [f"{dataset} σ = {sigma}" if sigma == SIGMAS[0] else str(sigma) for dataset in datasets for sigma in SIGMAS]
+    head += [f"{dataset}: {sigma}" if sigma == SIGMAS[0] else str(sigma) for dataset in datasets for sigma in SIGMAS]
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
