@@ -129,12 +129,13 @@ def noise_levels(model: Callable, pixels: Pixels, sigma, strength: float) -> tor
 
 def flip_and_turn(x: torch.Tensor, flip: bool, quarters: int) -> torch.Tensor:
     """x (..., H, W), mirrored or not, then turned by quarters."""
-    return (x.flip(-1) if flip else x).rot90(quarters, (-2, -1))
+    x = x.flip(-1) if flip else x
+    return x.rot90(quarters, (-2, -1)) if quarters else x  # without a copy
 
 
 def turn_and_flip_back(x: torch.Tensor, flip: bool, quarters: int) -> torch.Tensor:
     """The inverse of `flip_and_turn`."""
-    x = x.rot90(-quarters, (-2, -1))
+    x = x.rot90(-quarters, (-2, -1)) if quarters else x
     return x.flip(-1) if flip else x
 
 
@@ -198,7 +199,7 @@ def restore(model, pixels: Pixels, sigma, strength, ensemble, tile, overlap, bat
     """`denoise` of checked pixels by a model in eval mode."""
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     parameter = torch.empty(0, dtype=torch.float32) if parameter is None else parameter
-    fit, config = tile == "auto" if isinstance(tile, str) else False, getattr(model, "config", None)
+    fit, config = isinstance(tile, str) and tile == "auto", getattr(model, "config", None)
     if fit:
         if not hasattr(config, "training_size") or not hasattr(config, "patch_size"):
             raise KitError("this model does not say the size it was trained for (config.training_size): give tile")
@@ -219,12 +220,12 @@ def restore(model, pixels: Pixels, sigma, strength, ensemble, tile, overlap, bat
     if isinstance(strength, bool) or not isinstance(strength, Real) or not 0 < strength < math.inf:
         raise KitError(f"strength is a number above 0, not {strength!r}")
     dtype, device = pixels.dtype, pixels.values.device
-    working = pixels.to(parameter.device, torch.promote_types(parameter.dtype, torch.float32))
     with torch.no_grad():
+        working = pixels.to(parameter.device, torch.promote_types(parameter.dtype, torch.float32))
         levels = noise_levels(model, working, sigma, strength)
         total = None
         for flip, quarters in [(flip, quarters) for flip in (False, True) for quarters in range(4)][:ensemble]:
-            turned = replace(working, values=flip_and_turn(working.values, flip, quarters)) if ensemble > 1 else working
+            turned = replace(working, values=flip_and_turn(working.values, flip, quarters))
             sides = (tile, tile)
             if fit:
                 sides = [fitted(length, tile, overlap, 8 * config.patch_size) for length in turned.values.shape[-2:]]
