@@ -57,10 +57,10 @@ def run_notebooks(profile: Profile, folder: Path) -> None:
             raise KitError(f"the kernel of {source} died, perhaps out of memory: run this again to continue") from error
 
 
-def is_finished(profile: Profile, folder: Path) -> bool:
-    """Whether a run has a report and all of its notebooks were completed; one that has not is continued."""
+def is_complete(profile: Profile, folder: Path) -> bool:
+    """Whether all of the profile's notebooks were run to their end in this folder."""
     notebooks = [check_notebook(name, folder / "notebooks" / f"{name}.ipynb") for name in profile.notebooks]
-    return (folder / REPORT).exists() and all(check.verdict == PASSED for check in notebooks)
+    return all(check.verdict == PASSED for check in notebooks)
 
 
 def remove_results(folder: Path) -> None:
@@ -131,7 +131,7 @@ def reproduce(name: str, *, verify: bool = False, sample: int | None = None) -> 
     Args:
         name: of the profile, or its file.
         verify: judge the run that is there, compute nothing.
-        sample: if given, make the run that is there the reference first; see `write_reference`.
+        sample: if given, make this run the reference, after running what is missing of it; see `write_reference`.
 
     Returns:
         What does not agree with the reference, a line each.
@@ -143,19 +143,20 @@ def reproduce(name: str, *, verify: bool = False, sample: int | None = None) -> 
     if not profile.notebooks:
         raise KitError(f"profile {profile.name} has no notebooks to run: it is for training or scoring")
     folder, reference = folders(profile)
-    stay = verify or sample is not None
-    if stay and not folder.exists():
+    if verify and not folder.exists():
         raise KitError(f"there is no run in {folder}: type make reproduce PROFILE={profile.name} first")
     if sample is None and not reference.is_dir():
-        raise KitError(f"there is no reference in {reference} to compare with")
+        raise KitError(f"there is no reference in {reference}: make one with --write-reference")
     with locked(folder):
-        if not stay and is_finished(profile, folder):
-            remove_results(folder)
+        complete = is_complete(profile, folder)
+        if complete and (folder / REPORT).exists() and not verify and sample is None:
+            remove_results(folder)  # the last run was finished; an unfinished one is continued
+            complete = False
         (folder / REPORT).unlink(missing_ok=True)  # an old verdict is not one of this run
+        if not verify and not (complete and sample is not None):
+            run_notebooks(profile, folder)
         if sample is not None:
             write_reference(name, sample)
-        if not stay:
-            run_notebooks(profile, folder)
         failures, count = write_report(profile, folder, reference)
     print(f"{count - len(failures)} of {count} checks agree; see {folder / REPORT}")
     return failures
@@ -166,7 +167,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m glowlib reproduce", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="quick", help=f"one of {', '.join(list_profiles())}")
     parser.add_argument("--verify", action="store_true", help="judge the run that is there, compute nothing")
-    parser.add_argument("--write-reference", action="store_true", help="make the run that is there the reference")
+    parser.add_argument("--write-reference", action="store_true", help="make the run the reference")
     parser.add_argument("--sample", type=int, default=5, help="images of a dataset that its spread is measured on")
     args = parser.parse_args(argv)
     failures = reproduce(args.profile, verify=args.verify, sample=args.sample if args.write_reference else None)

@@ -84,6 +84,16 @@ def test_the_reference_is_looked_for_before_hours_of_work(clone, monkeypatch):
         reproduce("quick")
 
 
+def test_the_first_reference_of_a_profile_runs_its_notebooks(clone, finished, monkeypatch):
+    shutil.rmtree(clone / "results")
+    ran = []
+    monkeypatch.setattr(module, "run_notebooks", lambda _, folder: ran.append(shutil.copytree(finished, folder)))
+    monkeypatch.setattr(module, "measured_spread", lambda *_: {"psnr": 1e-4})
+    assert reproduce("quick", sample=1) == []
+    assert reproduce("quick", sample=1) == []  # a complete run is not run again
+    assert len(ran) == 1
+
+
 def test_a_second_process_in_the_same_run_is_refused(clone):
     with locked(Path("results/runs/quick")), pytest.raises(KitError, match="another process is writing"):
         reproduce("quick")
