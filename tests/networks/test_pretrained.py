@@ -381,20 +381,19 @@ for name in sys.argv[1:]:
 
 @pytest.fixture
 def load_from_hub(tmp_path, monkeypatch, shipped):
-    """load_from_hub(files, *names): what loading them prints; files: {path: bytes} of the server, None for none."""
+    """load_from_hub(files, *names): what loading them prints; files: {path: bytes} of the server, None: offline."""
     pytest.importorskip("huggingface_hub", reason="needs the hub extra: pip install glowlib[hub]")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def load(files, *names):
-        if files is None:
-            server.server_close()
         monkeypatch.setattr(Hub, "files", files)
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")},
             "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
             "HF_HOME": str(tmp_path / "hf"),
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "1" if files is None else "0",
             "PYTHONPATH": str(Path(pretrained.__file__).parents[2]),
         }
         command = [sys.executable, "-c", LOAD, *names]
@@ -436,7 +435,7 @@ def test_loads_from_the_hub(load_from_hub, shipped, tmp_path):
     )
     assert "RepositoryNotFoundError" in nobody
     assert deeper.startswith("KitError there is no file some/path/deeper")
-    assert load_from_hub(None, "someone/nano") == [nano]  # kept in the cache, without a server
+    assert load_from_hub(None, "someone/nano") == [nano]  # from the cache
     (gone,) = load_from_hub(None, "someone/nobody")
     assert gone.startswith("KitError there is no file someone/nobody, and the Hugging Face Hub")
 
