@@ -20,6 +20,10 @@ from . import NETWORKS, OPTIONS, PUBLISHED, create_model, require_known
 STATE_DICTS = ("params_ema", "params", "state_dict", "model_state_dict", "model")
 # Names that data parallelism, torch.compile, Lightning modules and the original put before those of a network.
 WRAPPERS = re.compile(r"^((module|_orig_mod|swin_unet|gc_net|model|net|network)\.)+")
+# A Swin block of an encoder stage, of a decoder stage or of the denoising head.
+BLOCK = re.compile(
+    r"((?P<side>layers|layers_up)\.(?P<stage>\d)|bottleneck\.block)\.blocks\.(?P<block>\d+)(?=\.attn\.relative_position)"
+)
 NEVER_USED = ("prelu.", "gc_norm_up.", "gc_upsample_blocks.")  # the original keeps them and never calls them
 
 
@@ -213,17 +217,18 @@ def read_options(shapes: Shapes, hints: Mapping[str, Any]) -> tuple[str, dict[st
 
 def derived_shapes(model: nn.Module) -> dict[str, tuple]:
     """Names and shapes of the buffers that the original stores and this kit derives."""
-    shapes = {}
-    for name, block in model.named_modules():
-        if not hasattr(block, "window"):
+    config, shapes = model.config, {}
+    for name in model.state_dict():
+        block = BLOCK.match(name)
+        if block is None:
             continue
-        window = block.window
-        shapes[f"{name}.attn.relative_position_index"] = (window**2, window**2)
-        if block.shift:
-            stage = int(name.split(".")[1]) if name.startswith("layers.") else 3
-            stage = 3 - int(name.split(".")[1]) if name.startswith("layers_up.") else stage
-            grid = model.config.training_size // (model.config.patch_size * 2**stage)
-            shapes[f"{name}.attn_mask"] = ((grid // window) ** 2, window**2, window**2)
+        stage = {"layers": 0, "layers_up": 3, None: 3}[block["side"]]
+        stage = abs(stage - int(block["stage"] or 0))
+        grid = config.training_size // (config.patch_size * 2**stage)
+        window = min(config.window_size, grid)
+        shapes[f"{block[0]}.attn.relative_position_index"] = (window**2, window**2)
+        if int(block["block"]) % 2 and 1 < window < grid:  # its windows are shifted
+            shapes[f"{block[0]}.attn_mask"] = ((grid // window) ** 2, window**2, window**2)
     return shapes
 
 

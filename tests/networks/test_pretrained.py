@@ -435,8 +435,8 @@ def test_loads_from_the_hub(load_from_hub, shipped, tmp_path):
     )
     assert "RepositoryNotFoundError" in nobody
     assert deeper.startswith("KitError there is no file some/path/deeper")
-    assert load_from_hub(None, "someone/nano") == [nano]  # from the cache
-    (gone,) = load_from_hub(None, "someone/nobody")
+    kept, gone = load_from_hub(None, "someone/nano", "someone/nobody")  # from the cache
+    assert kept == nano
     assert gone.startswith("KitError there is no file someone/nobody, and the Hugging Face Hub")
 
 
