@@ -16,7 +16,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce verify test lab train ablations reach bench notebooks lint clean
+.PHONY: help setup extras reproduce verify test lab train ablations reach bench export notebooks lint clean
 
 help:  ## this list
 	@echo "Usage: make TARGET [NAME=value]"
@@ -30,8 +30,11 @@ reproduce: setup  ## every table and figure, with a verdict [PROFILE=quick]
 verify: setup  ## judge the run that is there once more, compute nothing [PROFILE=quick]
 	$(RUN) -m glowlib verify --profile $(or $(PROFILE),quick)
 
-test: setup  ## the tests, and the notebooks against their committed outputs; a file a core
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile \
+extras: setup
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-extras.txt
+
+test: setup $(if $(EXTRAS),extras)  ## the tests, and the notebooks against their committed outputs; a file a core [EXTRAS=1: the integrations too]
+	OMP_NUM_THREADS=1 GLOWLIB_EXTRAS=$(EXTRAS) $(RUN) -m pytest --numprocesses auto --dist loadfile \
 	    --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
 
 lab: setup  ## open the notebooks in JupyterLab
@@ -48,6 +51,9 @@ reach: setup  ## the shipped models on whole pictures and on tiles, held-out pho
 
 bench: setup  ## how fast the networks are here and what memory they take; more than half an hour on two cores, nothing else running
 	$(RUN) -m glowlib bench
+
+export: extras  ## write a network's ONNX and torch.export files to exported/ [WEIGHTS=sglownet-small]
+	$(RUN) -m glowlib export --weights $(or $(WEIGHTS),sglownet-small)
 
 notebooks: setup  ## run the committed notebooks again, in place
 	$(RUN) -m nbconvert --to notebook --execute --inplace --coalesce-streams --log-level WARN \

@@ -82,6 +82,8 @@ def denoise(model, image, *, tile="auto", overlap=None, batch_size=None):
     """
     parameter = next(model.parameters())
     tensor, rebuild = to_tensor(image)
+    if tile == "auto":
+        tile = getattr(model, "tile", "auto")  # an exported network has one size
     fit = tile == "auto"
     if fit:
         tile, overlap = automatic_tile(model.config), SHARED if overlap is None else overlap

@@ -68,7 +68,7 @@ class Denoiser(nn.Module):
             sigma = estimate_sigma(image).clamp(min=LEAST_LEVEL)
         else:
             sigma = torch.as_tensor(sigma, dtype=image.dtype, device=image.device)
-        scale = (NORMAL_LEVEL / sigma).expand(len(image))[:, None, None, None]
+        scale = (NORMAL_LEVEL / sigma).expand(image.shape[0])[:, None, None, None]
         return (image - 0.5) * scale, scale
 
     def mixed_precision(self, dtype=torch.bfloat16):

@@ -33,7 +33,7 @@ def attend_within(q, k, v, num_heads, grid, reach):
         t = F.pad(t.unflatten(1, grid), (0, 0, 0, -width % reach, 0, -height % reach))
         return rearrange(t, "b (i a) (j c) d -> (b i j) (a c) d", a=reach, c=reach)
 
-    real = windows(q.new_ones(len(q), height * width, 1))
+    real = windows(q.new_ones(q.shape[0], height * width, 1))
     mask = torch.where(real == 0, -torch.inf, 0.0).transpose(1, 2)[:, None]  # (windows, 1, 1, keys)
     q, k, v = (rearrange(windows(t), "n l (heads d) -> n heads l d", heads=num_heads) for t in (q, k, v))
     a = rearrange(attention(q, k, v, mask), "n heads l d -> n l (heads d)")
