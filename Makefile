@@ -16,13 +16,16 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test lab train verify study ablations reach bench notebooks colab lint setup clean help
+.PHONY: reproduce test extras lab train verify study ablations reach bench export notebooks colab lint setup clean help
 
 reproduce: setup  ## run a profile's notebooks and compare every number with the reference [PROFILE=quick]
 	$(RUN) -m glowlib reproduce --profile $(or $(PROFILE),quick)
 
-test: setup  ## run the unit tests, and the notebooks against their committed outputs
-	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadfile \
+extras: setup
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-extras.txt
+
+test: setup $(if $(EXTRAS),extras)  ## run the tests, and the notebooks against their committed outputs [EXTRAS=1: integrations too]
+	OMP_NUM_THREADS=1 GLOWLIB_EXTRAS=$(EXTRAS) $(RUN) -m pytest --numprocesses auto --dist loadfile \
 	    --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
 
 lab: setup  ## open this folder in JupyterLab; the notebooks are in notebooks/
@@ -45,6 +48,9 @@ reach: setup  ## score the shipped models on whole images and on tiles
 
 bench: setup  ## time the networks and measure their memory; more than half an hour on two cores, run nothing else
 	$(RUN) -m glowlib bench
+
+export: extras  ## write a network's ONNX and torch.export files to exported/ [WEIGHTS=sglownet-small]
+	$(RUN) -m glowlib export --weights $(or $(WEIGHTS),sglownet-small)
 
 notebooks: setup  ## run the committed notebooks again, in place
 	$(RUN) -m nbconvert --to notebook --execute --inplace --coalesce-streams --log-level WARN \

@@ -199,6 +199,8 @@ def restore(model, pixels: Pixels, sigma, strength, ensemble, tile, overlap, bat
     """`denoise` of checked pixels by a model in eval mode."""
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     parameter = torch.empty(0, dtype=torch.float32) if parameter is None else parameter
+    if isinstance(tile, str) and tile == "auto":
+        tile = getattr(model, "tile", "auto")  # an exported network has one size
     fit, config = isinstance(tile, str) and tile == "auto", getattr(model, "config", None)
     if fit:
         if not hasattr(config, "training_size") or not hasattr(config, "patch_size"):

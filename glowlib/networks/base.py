@@ -98,7 +98,7 @@ class Denoiser(nn.Module):
                 raise KitError(f"this {self.name} has no noise normalisation: leave sigma out")
             return image, None
         sigma = estimate_sigma(image).clamp(min=LEAST_LEVEL) if sigma is None else told_sigma(sigma, image)
-        scale = (NORMAL_LEVEL / sigma).expand(len(image))[:, None, None, None]
+        scale = (NORMAL_LEVEL / sigma).expand(image.shape[0])[:, None, None, None]
         return (image - 0.5) * scale, scale
 
     def restore(self, image: torch.Tensor) -> torch.Tensor:

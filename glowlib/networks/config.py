@@ -1,5 +1,6 @@
 """The options of a network, as data; the modules are built from them in the other files."""
 
+import math
 from dataclasses import dataclass
 
 from ..errors import KitError
@@ -52,7 +53,9 @@ class ModelConfig:
             'context_fusion holds "mul", "add" or both': 0 < len(self.context_fusion) == len(set(self.context_fusion))
             and set(self.context_fusion) <= {"mul", "add"},
             f"fusion is one of {', '.join(FUSIONS)}": self.fusion in FUSIONS,
-            "attention_reach is None or at least 1": self.attention_reach is None or self.attention_reach >= 1,
+            "qk_scale is None or a finite number": self.qk_scale is None or math.isfinite(self.qk_scale),
+            "attention_reach is None or a whole number of at least 1": self.attention_reach is None
+            or (type(self.attention_reach) is int and self.attention_reach >= 1),
             f"training_size is a multiple of {8 * self.patch_size}": self.training_size >= 8 * self.patch_size
             and self.training_size % (8 * self.patch_size) == 0,
         }

@@ -38,7 +38,7 @@ def attend(
     Returns:
         (batch, h·w, d).
     """
-    batch, mask = len(q), None
+    batch, mask = q.shape[0], None
     confined = reach is not None and max(grid) > reach
     if confined:
         q, k, v, real = (to_windows(t, grid, reach) for t in (q, k, v, torch.ones_like(q[..., :1])))
