@@ -21,7 +21,7 @@ from torch import nn
 from ..errors import KitError, exit_clearly
 from ..evaluation.tiling import automatic_tile
 from ..files import atomic_write
-from ..networks.plain import plainly as plain_form
+from ..networks.fast import disabled as plain_form
 from ..networks.pretrained import load_pretrained
 from .backends import load_exported
 
