@@ -6,7 +6,7 @@ import sys
 
 
 class KitError(ValueError):
-    """Something the user can mend. The message is one line and says what to do."""
+    """Something the user can fix. The message is one line and says what to do."""
 
 
 def whole_number(value, least: int, message: str) -> int:
