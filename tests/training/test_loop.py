@@ -524,10 +524,12 @@ with lock(Path(sys.argv[1])):
 def test_the_lock_of_a_killed_training_is_gone(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "LOCK_WAIT", 0)
     with subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "locked\n"
-        with pytest.raises(KitError, match="another training"), lock(tmp_path):
-            pass
-        process.kill()
+        try:
+            assert process.stdout.readline() == "locked\n"
+            with pytest.raises(KitError, match="another training"), lock(tmp_path):
+                pass
+        finally:
+            process.kill()
         process.wait()
         with lock(tmp_path):
             assert list(tmp_path.iterdir()) == []
