@@ -4,6 +4,8 @@ Concurrent spatial and channel squeeze-excitation, https://arxiv.org/abs/1803.02
 spatial attention as in CBAM, https://arxiv.org/abs/1807.06521.
 """
 
+from collections import OrderedDict
+
 import torch
 from einops import rearrange, reduce
 from torch import nn
@@ -65,12 +67,12 @@ class DenoisingHead(nn.Module):
 
     def __init__(self, dim: int, *args, **options):
         super().__init__()
-        self.block = nn.ModuleDict({"blocks": SwinStage(dim, *args, **options)})  # "block.blocks" in the checkpoints
+        self.block = nn.Sequential(OrderedDict(blocks=SwinStage(dim, *args, **options)))  # named as in the checkpoints
         self.se_block = ConcurrentSqueeze(dim)
         self.spatial_attn = SpatialAttention()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.block["blocks"](x)
+        x = self.block(x)
         x = rearrange(x, "b h w d -> b d h w")
         x = self.spatial_attn(self.se_block(x))
         return rearrange(x, "b d h w -> b h w d")

@@ -1,4 +1,4 @@
-"""The models that come with the kit: never worse than the noisy picture, whatever the picture."""
+"""The shipped models: never worse than the noisy image, whatever its content."""
 
 import copy
 
@@ -44,11 +44,11 @@ def model(request):
 
 
 def test_mixed_precision_costs_next_to_nothing(model):
-    """What bfloat16 inside loses, in decibels, at the noise levels of the paper."""
-    clean, lower = data.coffee()[100:260, 200:360] / 255, copy.deepcopy(model).mixed_precision()
+    """The loss of bfloat16 in the inner layers, in decibels, at the noise levels of the paper."""
+    clean, reduced = data.coffee()[100:260, 200:360] / 255, copy.deepcopy(model).mixed_precision()
     for sigma in (10, 30, 50):
         noisy = add_noise(clean, sigma, seed=0, name="coffee.png")
-        assert abs(psnr(clean, denoise(model, noisy)) - psnr(clean, denoise(lower, noisy))) < 0.05
+        assert abs(psnr(clean, denoise(model, noisy)) - psnr(clean, denoise(reduced, noisy))) < 0.05
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("form")
     [
         (4, 0, 8, 8),
         (4, 2, 8, 8),
-        (4, 2, 4, 4),  # one window, shifted: planned for a larger picture
+        (4, 2, 4, 4),  # one window, shifted: planned for a larger image
         (4, 2, 7, 10),
         (4, 0, 7, 10),
         (4, 2, 1, 3),  # smaller than a window
