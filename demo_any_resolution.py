@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Denoise every picture of a folder: the paper's own command line, a thin door to glowlib."""
+"""Denoise every image of a folder: the paper's own command line, the same as `python -m glowlib denoise`."""
 
 from glowlib.evaluation.denoise_folder import main
 

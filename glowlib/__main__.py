@@ -11,11 +11,12 @@ COMMANDS = {
     "benchmark": ("experiments.score_profile", [], "score a profile's methods on its test sets"),
     "train": ("training.__main__", [], "train a model of a profile, as python -m glowlib.training"),
     "sweep": ("training.sweep", [], "train a profile's models in time slices"),
-    "ablation": ("experiments.ablation", [], "one change at a time, each trained with several seeds"),
-    "bench": ("experiments.speed", [], "how fast the networks are here, and what memory they take"),
+    "study": ("experiments.study", [], "train networks that differ in one thing, with several seeds, and compare them"),
+    "bench": ("experiments.speed", [], "seconds and memory of the networks on this machine"),
     "pairs": ("data.paper_pairs", [], "prepare training pairs as the paper did"),
-    "cards": ("experiments.model_cards", [], "write the model cards of the shipped models"),
+    "cards": ("experiments.model_cards", [], "write the model cards, and the results in README and docs"),
     "context-range": ("experiments.context_range", [], "the shipped models on whole pictures and on tiles"),
+    "export": ("integrations.export", [], "write a network's files for other programs: ONNX, torch.export"),
     "tune-classical": ("evaluation.classical", [], "tune the classical methods' strengths"),
 }
 

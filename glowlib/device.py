@@ -8,12 +8,13 @@ from .errors import KitError
 
 
 def choose_device(device=None):
-    """`device`, or the best there is: CUDA, then MPS, then the CPU."""
+    """`device`, or the best there is: CUDA, then MPS, then the CPU. Raises KitError for one that cannot be used."""
     if device is not None:
         try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise KitError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+            torch.ones(1, device=device).item()  # a meta tensor has no values
+        except Exception as error:  # an absent backend raises errors of any kind, ModuleNotFoundError among them
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise KitError(f"cannot use device {str(device)!r}: {reason}") from error
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 

@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "training": {*LEAVES, "networks", "data", "device"},
     "evaluation": {*LEAVES, "networks", "data", "device"},
     "experiments": {*LEAVES, "networks", "data", "device", "training", "evaluation"},
+    "integrations": {*LEAVES, "networks", "data", "device", "training", "evaluation", "experiments"},
 }
 
 

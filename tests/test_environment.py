@@ -1,4 +1,4 @@
-"""What is installed: pins, ranges and imports agree, whichever door the user takes."""
+"""Pins, ranges and imports agree, for pip and for conda."""
 
 import ast
 import re
@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-SOURCES = [*sorted((ROOT / "glowlib").rglob("*.py")), ROOT / "demo_any_resolution.py", *TESTS]
+SOURCES = [*sorted((ROOT / "glowlib").rglob("*.py")), ROOT / "demo_any_resolution.py", ROOT / "hubconf.py", *TESTS]
+EXTRAS = ("deepinv", "export", "openvino", "hub", "wheel")  # of the integrations
 
 
 def requirements(lines):
@@ -42,8 +43,8 @@ def pins(lines):
     return versions
 
 
-def pip_pins():
-    lines = (line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines())
+def pip_pins(file="requirements.txt"):
+    lines = (line.split("#")[0].strip() for line in (ROOT / file).read_text().splitlines())
     return pins(line for line in lines if line)
 
 
@@ -51,6 +52,11 @@ def ranges(*extras):
     """{canonical name: Requirement} of pyproject.toml, with its extras."""
     project = PYPROJECT["project"]
     return requirements(project["dependencies"] + [r for e in extras for r in project["optional-dependencies"][e]])
+
+
+def ranges_of(extra):
+    """{canonical name: Requirement} of one extra."""
+    return requirements(PYPROJECT["project"]["optional-dependencies"][extra])
 
 
 @cache
@@ -98,10 +104,10 @@ def imported_files(path):
     return found
 
 
-def test_conda_has_the_same_pins():
+def test_conda_installs_the_pins_and_nothing_else():
     (of_pip,) = (entry["pip"] for entry in CONDA["dependencies"] if isinstance(entry, dict))
-    assert "-e ." in of_pip
-    assert pins(line for line in of_pip if line != "-e .") == pip_pins()
+    assert of_pip == ["-r requirements.txt", "-e ."]
+    assert {e.split()[0] for e in CONDA["dependencies"] if isinstance(e, str)} == {"python", "pip"}
 
 
 def test_conda_has_the_same_pythons():
@@ -126,21 +132,38 @@ def test_pin_is_inside_its_range(name):
     assert ranges("notebooks", "dev")[name].specifier.contains(pip_pins()[name])
 
 
+def test_extras_are_declared_and_pinned():
+    declared, pinned = ranges(*EXTRAS), pip_pins("requirements-extras.txt")
+    assert {*EXTRAS, "notebooks", "dev", "peers"} == set(PYPROJECT["project"]["optional-dependencies"])
+    assert {name for extra in EXTRAS for name in ranges_of(extra)} == set(pinned)
+    assert not set(pinned) & set(pip_pins())
+    for name, version in pinned.items():
+        assert declared[name].specifier.contains(version), name
+
+
+def test_each_extra_has_a_reason():
+    lines = (ROOT / "requirements-extras.txt").read_text().splitlines()
+    assert all("  # " in line for line in lines if "==" in line)
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_are_declared(path):
     extras = ("notebooks", "dev", "peers") if path.is_relative_to(ROOT / "tests") else ("notebooks", "peers")
     declared = set(ranges(*extras))
+    optional = {"deepinv", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "openvino"}  # may not be installed
+    assert optional == {name.replace("-", "_") for e in EXTRAS if e != "wheel" for name in ranges_of(e)}
     local = {"glowlib", *(p.stem for p in (*ROOT.glob("*.py"), *TESTS))}
-    for name in set(imported(path)) - local - set(sys.stdlib_module_names):
+    for name in set(imported(path)) - local - optional - set(sys.stdlib_module_names):
         # An optional package that is not installed has the name of its import.
         assert providers().get(name, {canonicalize_name(name)}) & declared, f"{name} is not declared"
 
 
 def test_core_imports_need_no_extra():
-    """`import glowlib` and the command line work after a plain `pip install`; only running notebooks takes more."""
-    needs_notebooks = {ROOT / "glowlib" / "experiments" / f"{name}.py" for name in ("reproduce", "report")}
+    """`import glowlib` and the command line work after a plain `pip install`; notebooks and deepinv take more."""
+    needs_more = {ROOT / "glowlib" / "experiments" / f"{name}.py" for name in ("reproduce", "report")}
+    needs_more.add(ROOT / "glowlib" / "integrations" / "deepinv.py")  # its class is one of deepinv's
     core = set(ranges())
-    for source in set(SOURCES) - set(TESTS) - needs_notebooks:
+    for source in set(SOURCES) - set(TESTS) - needs_more:
         for path in imported_files(source):
             for name in set(imported(path, inside_functions=False)) - {"glowlib"} - set(sys.stdlib_module_names):
                 assert providers().get(name, set()) & core, f"{source.name}, by {path.name}: {name} needs an extra"

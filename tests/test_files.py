@@ -1,13 +1,17 @@
 """Files are written whole or not at all, and hashed the same from memory and disk."""
 
 import hashlib
+import os
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 
 import pytest
 
+from glowlib import files
 from glowlib.errors import KitError
-from glowlib.files import atomic_write, locked, sha256, write_csv
+from glowlib.files import atomic_write, locked, printable, remove_leftovers, sha256, write_csv
 
 
 def test_a_file_is_replaced_whole_or_stays(tmp_path):
@@ -42,6 +46,49 @@ def test_a_file_has_the_hash_of_its_bytes(tmp_path):
     assert sha256(b"abc") == sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
 
 
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, os.fsdecode(b"caf\xe9"), "new\nline", " "])
+def test_any_name_can_be_written(name, tmp_path):
+    with atomic_write(tmp_path / name) as temporary:
+        temporary.write_text("content")
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_threads_do_not_share_a_temporary_file(tmp_path):
+    with ExitStack() as stack:
+        names = [stack.enter_context(atomic_write(tmp_path / "a"))]
+        names[0].write_text("mine")
+
+        def other():
+            with atomic_write(tmp_path / "a") as temporary:
+                names.append(temporary)
+                temporary.write_text("other")
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert names[0] != names[1]
+        assert (tmp_path / "a").read_text() == "other"
+    assert (tmp_path / "a").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_leftovers_of_dead_processes_are_removed_and_nothing_else(tmp_path, monkeypatch):
+    left = []
+    for name in ("a.png", "b.png"):
+        with atomic_write(tmp_path / name) as temporary:
+            temporary.write_text("whole")
+        temporary.write_text("half")  # as if the process had been killed while it wrote
+        left.append(temporary.name)
+    (tmp_path / "a.png.part").write_text("of an older version")
+    (tmp_path / "film.part").write_text("of a browser")
+    before = {p.name for p in tmp_path.iterdir()}
+    remove_leftovers(tmp_path, {"a.png"})  # this process runs
+    assert before - {p.name for p in tmp_path.iterdir()} == {"a.png.part"}
+    monkeypatch.setattr(files.psutil, "pid_exists", lambda process: False)
+    remove_leftovers(tmp_path, {"a.png"})
+    assert before - {p.name for p in tmp_path.iterdir()} == {"a.png.part", left[0]}
+
+
 def test_a_second_process_is_refused_while_the_first_works(tmp_path):
     path = tmp_path / "new" / "table.csv"
     program = "import sys, pathlib; from glowlib.files import locked\nwith locked(pathlib.Path(sys.argv[1])): pass"
@@ -53,3 +100,11 @@ def test_a_second_process_is_refused_while_the_first_works(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(KitError, match="cannot write"), locked(tmp_path / "file" / "table.csv"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("a b.png", "a b.png"), ("写真 é", "写真 é"), ("a\nb\x1b[2J", "a\\nb\\x1b[2J"), (os.fsdecode(b"\xe9"), "\\udce9")],
+)
+def test_a_message_is_one_line(text, line):
+    assert printable(text) == line

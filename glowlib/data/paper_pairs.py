@@ -7,8 +7,10 @@ import argparse
 import csv
 import hashlib
 import json
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ..errors import KitError, exit_clearly
 from ..files import data_folder, sha256, write_csv
+from .crops import PictureStore
 from .datasets import iterate_dataset
 from .image_files import read_picture, write_png
 from .noise import to_8bit_by_truncation
@@ -72,16 +75,30 @@ def prepare(dataset, folder, *, crops=20, side=255, sigma=None, seed=0):
     return rows
 
 
-def pairs_folder(config):
-    """Where `prepare` put the configured pairs; those of one noise level have it in their folder's name."""
+def pairs_folder(config: Any) -> Path:
+    """The folder of the pairs of a `TrainingConfig`; the folder's name of pairs with one noise level ends with it."""
     return data_folder() / (config.pairs if config.level is None else f"{config.pairs}-sigma{config.level:g}")
 
 
-def read_pairs(config, held_out):
-    """(stamp, iterator of clean and noisy pictures in turn) of prepared pairs whose source is not held out."""
+def read_pairs(config: Any, held_out: set[str]) -> tuple[list[str], Iterator[tuple[str, np.ndarray]]]:
+    """Read prepared pairs.
+
+    Args:
+        config: a `TrainingConfig`.
+        held_out: names of images whose pairs are left out.
+    Returns:
+        (stamp for a `PictureStore`, iterator of (name, image): the clean and the noisy image of each pair in turn).
+    Raises:
+        KitError: for pairs that are not there, or a damaged manifest.
+    """
     folder = pairs_folder(config)
     try:
-        rows = list(csv.DictReader((folder / "manifest.csv").open()))
+        with (folder / "manifest.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        if any(None in row.values() or Path(row["file"]).name != row["file"] or not row["source"] for row in rows):
+            raise ValueError("it names no file of the folder")
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise KitError(f"{folder / 'manifest.csv'} is damaged ({error}): prepare the pairs again") from error
     except OSError as error:
         level = "" if config.level is None else f" --sigma {config.level:g}"
         raise KitError(
@@ -95,18 +112,22 @@ def read_pairs(config, held_out):
 
 
 class PreparedPairs(Dataset):
-    """position -> (noisy, clean), float32 (3, crop, crop): the paper's pairs, each once an epoch, in random order.
+    """Position -> (noisy, clean), float32 (3, crop, crop) in [0, 1]: the paper's pairs.
 
-    A pair is padded by reflection at the right and bottom to the crop, and gets one of nine equally likely
-    augmentations: the eight symmetries of the square, the identity twice.
+    Each comes once an epoch, in random order. A pair is padded by reflection at the right and bottom to the crop, and
+    gets one of nine equally likely augmentations: the eight symmetries of the square, the identity twice.
     """
 
-    def __init__(self, store, config):
-        """store: clean and noisy pictures in turn, as `read_pairs` gives them."""
+    def __init__(self, store: PictureStore, config: Any):
+        """
+        Args:
+            store: the clean and the noisy image of each pair in turn, from `read_pairs`.
+            config: a `TrainingConfig`.
+        """
         self.store, self.config = store, config
         self.epoch, self.order = None, None
 
-    def __getitem__(self, position):
+    def __getitem__(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
         count, seed = len(self.store) // 2, self.config.seed
         epoch, place = divmod(position, count)
         if epoch != self.epoch:
@@ -115,12 +136,13 @@ class PreparedPairs(Dataset):
         form = np.random.default_rng([seed, position]).integers(9) % 8
         return self.prepared(which + 1, form), self.prepared(which, form)
 
-    def prepared(self, i, form):
-        picture = self.store[i]
-        bottom, right = (self.config.crop - side for side in picture.shape[:2])
-        picture = np.rot90(np.pad(picture, ((0, bottom), (0, right), (0, 0)), "reflect"), form % 4)
-        picture = picture[:, ::-1] if form >= 4 else picture
-        return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1), dtype=np.float32) / 255)
+    def prepared(self, i: int, form: int) -> torch.Tensor:
+        """Image i of the store, padded, in symmetry `form` of 0 to 7."""
+        image = self.store[i]
+        bottom, right = (self.config.crop - side for side in image.shape[:2])
+        image = np.rot90(np.pad(image, ((0, bottom), (0, right), (0, 0)), "reflect"), form % 4)
+        image = image[:, ::-1] if form >= 4 else image
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / 255)
 
 
 @exit_clearly

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullLocator
 
 from ..data.images import to_array
 from ..data.metrics import psnr
@@ -131,6 +130,28 @@ def visual_comparison(clean, noisy, restored: Mapping, *, crop=None, side: int =
 
 
 @styled
+def teaser(clean, noisy, restored, *, crop, side):
+    """One square of a photograph in each version, side by side: the picture on top of README.
+
+    Args:
+        clean, noisy: images of the whole photograph, H×W×3, clean values in [0, 1].
+        restored: {title: image}, as many as wanted.
+        crop: (top, left) of the square, in pixels.
+        side: of the square, in pixels.
+    Returns:
+        A matplotlib figure. The PSNR below each square is the whole photograph's, in dB.
+    """
+    (top, left), clean = crop, to_array(clean)
+    shown = {"clean": clean, "noisy": noisy, **restored}
+    figure, axes = plt.subplots(1, len(shown), figsize=(7.2, 7.2 / len(shown) + 0.42), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01)
+    for axis, (title, image) in zip(axes, shown.items(), strict=True):
+        below = "" if title == "clean" else f"{psnr(clean, image):.2f} dB"
+        show(axis, to_array(image)[top : top + side, left : left + side], title, below)
+    return figure
+
+
+@styled
 def psnr_against_sigma(summary: pd.DataFrame, protocol: str = "float") -> Figure:
     """Mean PSNR of each method against the noise level, one panel a dataset. summary: from `summarise`."""
     part = summary[summary["protocol"] == protocol]
@@ -222,64 +243,6 @@ def learning_curves(logs: Mapping, score: str = "psnr_sigma50") -> Figure:
     axis.set(xlabel="steps", ylabel="PSNR (dB)")
     axis.legend(loc="lower right")
     axis.grid(**GRID)
-    return figure
-
-
-@styled
-def roofline(speed: pd.DataFrame, bandwidth: float) -> Figure:
-    """Operations a second against operations a byte of each network's forward pass, below what the machine allows.
-
-    Args:
-        speed: float32 forward passes on a CPU from `speed.measure`, of the published sizes.
-        bandwidth: of the memory, GB/s.
-    """
-    figure, axis = plt.subplots(figsize=(5.2, 3.4))
-    top = speed["peak"].median()
-    for i, (model, rows) in enumerate(speed.groupby("model", sort=False)):
-        for row in rows.itertuples():
-            plain = row.form == "plain"
-            fill = {"markerfacecolor": "white"} if plain else {}
-            intensity, rate = 1e3 * row.gflop / row.megabytes, row.gflop / row.seconds
-            name = f"{model.removesuffix('-paper')}, {row.form}"
-            axis.plot(intensity, rate, MARKERS[i], color=COLOURS[i], label=name, markersize=7, linestyle="", **fill)
-    ends = np.array(axis.get_xlim()) * (0.5, 1.5)
-    line = np.geomspace(max(ends[0], 1), ends[1], 100)
-    axis.plot(line, np.minimum(top, bandwidth * line), color="black", linewidth=1, zorder=0)
-    axis.set(xscale="log", yscale="log", ylim=(0.7 * axis.get_ylim()[0], 1.2 * top))
-    for place in (axis.xaxis, axis.yaxis):
-        place.set_major_locator(LogLocator(10, (1, 2, 5)))
-        place.set_major_formatter("{x:g}")
-        place.set_minor_locator(NullLocator())
-    axis.set(xlabel="operations a byte read or written", ylabel="GFLOP/s")
-    axis.grid(**GRID)
-    figure.legend(fontsize=TINY, loc="outside right upper")
-    return figure
-
-
-@styled
-def growth_of_cost(grown: pd.DataFrame) -> Figure:
-    """Time a pixel, and memory with and without the restored image itself, against the image's size.
-
-    grown: from `speed.growth`; the restored image has three float32 values a pixel.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 2.7))
-    pixels = grown["pixels"] / 1e6
-    axes[0].plot(pixels, grown["seconds"] / pixels, "o-", color=COLOURS[0])
-    low, high = (grown[end] / pixels for end in ("low", "high"))
-    axes[0].fill_between(pixels, low, high, color=COLOURS[0], alpha=0.2, linewidth=0)
-    axes[0].set_ylabel("seconds a megapixel")
-    axes[1].plot(pixels, grown["memory"], "s-", color=COLOURS[1], label="at the peak")
-    above = grown["memory"] - 12 * pixels
-    axes[1].plot(pixels, above, "o-", color=COLOURS[0], label="without the restored image")
-    axes[1].set_ylabel("memory (MB)")
-    axes[1].legend()
-    for axis in axes:
-        axis.set_xscale("log")
-        axis.set_ylim(bottom=0)
-        axis.set_xticks(pixels, [f"{value:.2g}" for value in pixels])
-        axis.minorticks_off()
-        axis.set_xlabel("megapixels")
-        axis.grid(**GRID)
     return figure
 
 

@@ -1,4 +1,7 @@
-"""Model cards of the shipped models, read from their configuration, log and scores: `python -m glowlib cards`."""
+"""Model cards of the shipped models, and the results that README and docs/ show: `python -m glowlib cards`.
+
+A card is made from the model's configuration, its training log and its scores; README's table from the scores.
+"""
 
 import argparse
 import json
@@ -14,87 +17,140 @@ from ..networks.pretrained import list_models
 from ..training.config import TrainingConfig
 from ..training.run_folder import VALIDATION_SIGMAS
 from .cost import cost
+from .readme import draw_teaser, replace_block, result_table, with_badges
+from .speed import readable
 
 KINDS = {
-    "sunet": "SUNet: Swin windows in a U-Net, patches only",
+    "sunet": "SUNet: Swin windows in a U-Net, no global context",
     "gcunet": "GCUNet: global context blocks in a U-Net, no windows",
-    "glownet": "GLOWNet: windows and global context in parallel, merged by cross-attention",
-    "sglownet": "S-GLOWNet: global context first, then windows that ask it by cross-attention",
+    "glownet": "GLOWNet: windows and global context in parallel, joined by cross-attention",
+    "sglownet": "S-GLOWNet: global context first, then windows that attend to it by cross-attention",
 }
+# What model hubs read: https://huggingface.co/docs/hub/model-cards
+HEAD = """---
+license: mit
+library_name: glowlib
+pipeline_tag: image-to-image
+tags:
+- image-denoising
+- image-restoration
+- pytorch
+---"""
 SETTING = ["dataset", "protocol", "sigma"]
+LIMITS = [
+    "Trained on white Gaussian noise only. The noise of cameras, JPEG compression and film grain are different.",
+    "Not trained on noise levels outside the range above.",
+    "Trained briefly. The effect of a longer training was not measured. This is a small model to learn from and to "
+    "train further; networks that were trained for days are better.",
+    "One training with one seed: the spread over seeds was not measured. The four models were trained with equal "
+    "steps, not with equal time or operations: their differences do not show that global context helps.",
+    "Strong noise hides fine texture, and the model smooths it. A restored image is an estimate, not evidence.",
+]
 
 
-def minutes(log, batch_size):
-    """Minutes that the steps of a log took. log: its table, whose rate is that of the steps since the row before."""
+def minutes(log: pd.DataFrame, batch_size: int) -> float:
+    """Minutes that the steps of a training took. The rate in each row of its log is that since the row before."""
     steps = log["step"].diff().fillna(log["step"].iloc[0])
     return float((steps * batch_size / log["images_per_second"]).sum() / 60)
 
 
-def card(name, summary):
-    """Markdown of a shipped model's card. summary: what `tables.summarise` makes of the standard scores."""
+def training_facts(name: str) -> dict[str, str]:
+    """The rows of a card's table, from the model's config.json and log.csv."""
     folder = shipped_folder() / name
     config = json.loads((folder / "config.json").read_text())
     recipe, log = TrainingConfig(**config["training"]), pd.read_csv(folder / "log.csv")
     size, crops = cost(name), config["step"] * recipe.batch_size
-    drawn = ", later ".join(f"{share:.0%}" for share in (recipe.share_drawn, *recipe.restart_drawn))
+    drawn = f"{recipe.share_drawn:.0%}"
+    drawn += "".join(
+        f", {share:.0%} from step {step:,}" for share, step in zip(recipe.restart_drawn, recipe.restarts, strict=False)
+    )
     restarts = zip(recipe.restart_lr, recipe.restarts, strict=True)
-    restart = "".join(f", again from {lr:g} at step {step:,}" for lr, step in restarts)
-    last = log.iloc[-1]
+    restarts = "".join(f", warm restart to {lr:g} at step {step:,}" for lr, step in restarts)
+    held_out = ", ".join(f"{log.iloc[-1][f'psnr_sigma{s}']:.2f} dB at σ = {s}" for s in VALIDATION_SIGMAS)
+    return {
+        "network": f"{KINDS[config['network']]}; options in `config.json`",
+        "size": f"{size['parameters'] / 1e6:.2f} million parameters, {size['gflops']:.1f} GFLOP for 256×256 pixels",
+        "input": "a colour image in [0, 1] with Gaussian noise, `float` or `8bit`, of any σ from "
+        f"{recipe.sigma[0]} to {recipe.sigma[1]} (0 to 255 scale); σ is not given to the network",
+        "training data": f"{recipe.data} without {recipe.hold_out} held-out images; {recipe.share_grey:.0%} of the "
+        f"crops are grey; synthetic crops (`glowlib/data/synthetic.py`): {drawn}",
+        "recipe": f"{recipe.loss.upper()} loss, {recipe.optimizer}, learning rate {recipe.lr:g} after {recipe.warmup} "
+        f"warm-up steps, cosine decay to {recipe.min_lr:g}{restarts}; seed {recipe.seed}",
+        "budget": f"{config['step']:,} steps of {recipe.batch_size} crops of {recipe.crop}² pixels ({crops:,} crops): "
+        f"{minutes(log, recipe.batch_size):.0f} minutes at the rate in `log.csv`",
+        "selection": f"none: averaged weights of the last step; on centre crops of the held-out images: {held_out}",
+    }
+
+
+def card(name: str, summary: pd.DataFrame) -> str:
+    """The card of a shipped model, as Markdown.
+
+    Args:
+        summary: the table that `tables.summarise` makes of the `standard` profile's scores.
+    Raises:
+        KitError: where the summary has no scores of the model.
+    """
     if name not in set(summary["method"]):
-        raise KitError(f"there are no scores of {name}: run the standard profile with it first")
-    held_out = ", ".join(f"{last[f'psnr_sigma{s}']:.2f} dB at σ = {s}" for s in VALIDATION_SIGMAS)
+        raise KitError(f"there are no scores of {name}: run make reproduce PROFILE=standard with it first")
     scores = summary[summary["method"] == name].merge(
         summary.loc[summary["method"] == "noisy", [*SETTING, "psnr"]], on=SETTING, suffixes=("", "_noisy")
     )
     scores = scores[[*SETTING, "psnr_noisy", *SCORES]]
-    scores.columns = ["pictures", "noise", "σ", "PSNR, noisy", "PSNR", "SSIM, `grey`", "SSIM, `rgb`"]
-    limits = [
-        "White Gaussian noise only: noise of cameras, JPEG or film differs; the model was not trained on it.",
-        "Levels beyond the trained range were not trained.",
-        "The training was short; what a longer one would bring was not measured. A small model to learn from and to "
-        "train further, no rival of networks that were trained for days.",
-        "One training, one seed: how far the scores of another would lie from these was not measured. The four models "
-        "were trained with equal steps, not with equal time or operations: their differences do not show that global "
-        "context helps.",
-        "Fine texture is smoothed at strong noise, and nothing restored is evidence of what was there.",
-    ]
-    facts = {
-        "network": f"{KINDS[config['network']]}; options in `config.json`",
-        "size": f"{size['parameters'] / 1e6:.2f} million parameters, {size['gflops']:.1f} GFLOP for 256×256 pixels",
-        "input": "a colour photograph in [0, 1] with Gaussian noise of any σ from "
-        f"{recipe.sigma[0]} to {recipe.sigma[1]} (0 to 255 scale), which it is not told; `float` or `8bit` noise",
-        "data": f"{recipe.data}, without {recipe.hold_out} pictures that were held out; {recipe.share_grey:.0%} of the "
-        f"crops are grey, {drawn} drawn (`glowlib/drawings.py`)",
-        "recipe": f"{recipe.loss.upper()} loss, {recipe.optimizer}, rate {recipe.lr:g} after {recipe.warmup} steps of "
-        f"warm-up, falling to {recipe.min_lr:g} as a cosine{restart}; seed {recipe.seed}",
-        "budget": f"{config['step']:,} steps of {recipe.batch_size} crops of {recipe.crop}² ({crops:,} crops): "
-        f"{minutes(log, recipe.batch_size):.0f} minutes at the rate of the log",
-        "selection": f"none: the averaged weights of the last step; held-out pictures: {held_out}",
-    }
+    scores.columns = ["data set", "noise", "σ", "PSNR, noisy", "PSNR", "SSIM, `grey`", "SSIM, `rgb`"]
     return "\n\n".join(
         [
+            HEAD,
             f"# {name}",
-            "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]),
-            f'`glowlib.load_pretrained("{name}")` opens it. `model.safetensors` is in half precision, and computes in '
-            "float32.",
+            "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in training_facts(name).items())]),
+            f'Load it with `glowlib.load_pretrained("{name}")`. `model.safetensors` holds half-precision weights; the '
+            "network computes in float32.",
             "## Scores",
-            "PSNR in dB over RGB and SSIM under both conventions, means over all pictures, default tiling; single "
-            "pictures are in `results/reference/standard/tables/scores.csv`.",
+            "PSNR over RGB in dB and SSIM under both conventions: means over all images, automatic tiles. The scores "
+            "of single images are in `results/reference/standard/tables/scores.csv`.",
             scores.to_markdown(index=False, floatfmt=("", "", "g", ".2f", ".2f", ".4f", ".4f")),
             "## Limits",
-            "\n".join(f"- {limit}" for limit in limits),
+            "\n".join(f"- {limit}" for limit in LIMITS),
         ]
     )
 
 
+def write_documents(top: Path, tables: list[Path], repository: str | None = None) -> list[Path]:
+    """Write the generated blocks of README.md and docs/speed.md in the clone at `top`; return the files.
+
+    Args:
+        tables: as for `readme.result_table`.
+        repository: "owner/name" for the notebooks' Colab badges, empty to remove them; None: leave them as they are.
+    """
+    readme, speed = top / "README.md", top / "docs" / "speed.md"
+    text = replace_block(readme.read_text(), "results", result_table(tables))
+    readme.write_text(text if repository is None else with_badges(text, repository))
+    measured = readable(read_table(top / "results" / "speed" / "speed_cpu.csv", [])).to_markdown(index=False)
+    speed.write_text(replace_block(speed.read_text(), "speed", measured))
+    return [readme, speed]
+
+
 @exit_clearly
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m glowlib cards", description=__doc__.split(":")[0] + ".")
+    parser = argparse.ArgumentParser(prog="python -m glowlib cards", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--tables", type=Path, default=Path("results/reference/standard/tables"), help="folder with summary.csv"
     )
+    parser.add_argument("--colab", metavar="OWNER/NAME", help="GitHub repository for the notebooks' Colab badges")
+    parser.add_argument("--teaser", action="store_true", help="draw the picture on top of README again, too")
     args = parser.parse_args(argv)
+    if args.colab and args.colab.count("/") != 1:
+        raise KitError(f"--colab must be a GitHub repository OWNER/NAME, not {args.colab!r}")
+    top = Path()
+    if not (top / "README.md").exists():
+        raise KitError("there is no README.md here: run this in the top folder of a clone")
     summary = read_table(args.tables / "summary.csv", ["protocol"])
     for name in list_models().shipped:
-        (shipped_folder() / name / "README.md").write_text(card(name, summary) + "\n")
-        print(shipped_folder() / name / "README.md")
+        path = shipped_folder() / name / "README.md"
+        path.write_text(card(name, summary) + "\n")
+        print(path)
+    peers = top / "results" / "reference" / "peers" / "tables"
+    print(*write_documents(top, [args.tables, peers], args.colab), sep="\n")
+    if args.teaser:
+        path = top / "docs" / "teaser.png"
+        draw_teaser().savefig(path, dpi=150, metadata={"Software": None})
+        print(path)

@@ -1,322 +1,234 @@
-"""How fast the networks are on this machine, beside its own peak, and what memory they take: `make bench`.
+"""Seconds and memory of a forward pass and of a training step of each network: `python -m glowlib bench`.
 
-Everything is timed in turn, round by round, each time between two measurements of the machine's peak, so that what
-slows the machine down slows both. The yardstick is the same networks computed the plain way (`glowlib.networks.plain`).
+The networks are timed in turn, round by round, and each time lies between two measurements of the machine's peak, so
+that a slower machine slows both. The published sizes are also timed in the reference implementation, which computes
+the same outputs by the published operations.
 """
 
 import argparse
 import json
+import os
 import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 from tqdm.auto import tqdm
 
 from ..device import choose_device, has_bfloat16
 from ..errors import KitError, exit_clearly
-from ..evaluation.tiling import denoise
-from ..networks import create_model
-from ..networks.plain import plainly
+from ..networks import create_model, fast
 from ..training.config import TrainingConfig
-from ..training.optim import loss_of, make_optimizer
 from ..training.profiles import load_profile
-from .cost import flops, peak_memory_increase
+from ..training.state import TrainState
+from ..training.step import TrainingStep
+from .cost import flops
 
-SIDE = 256  # pixels: the square that a forward pass and a training step are measured on, one at a time
-PICTURE = (512, 768)
-GROWTH = (512, 724, 1024, 1448, 2048)  # sides of the squares that show how cost grows
-BUSY = 0.1  # share of the machine that other processes may take
-TASKS = ("forward", "train step", "picture")
+SIDE = 256  # pixels: side of the square image that a published size is measured on, one image at a time
+PEAK_SIDE = 2048  # rows of the square matrices whose product gives the machine's peak
+TASKS = ("forward", "train step")
 SETTINGS = ["model", "size", "task", "form", "precision", "device"]
-MEASURED = ["seconds", "low", "high", "rounds", "peak", "share", "gflop", "megabytes", "memory"]
+MEASURED = ["seconds", "low", "high", "rounds", "peak", "share", "gflop", "memory"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure: a model of a profile, what it does, and how it computes that."""
+    """One thing to measure."""
 
-    model: str
+    model: str  # a name in the profile
     size: str  # the profile: "paper" or "small"
-    task: str  # one of TASKS, or "square N" for a picture of N × N pixels
-    form: str = "kit"  # or "plain", the yardstick
-    precision: str = "float32"  # or "bfloat16": by autocast in training, else by `Denoiser.mixed_precision`
+    task: str  # one of TASKS
+    form: str = "kit"  # or "reference", the reference implementation
+    precision: str = "float32"  # or "bfloat16": autocast in a training step, else `Denoiser.mixed_precision`
     device: str = "cpu"
 
-    def prepare(self):
-        """A function that does the task once."""
-        model, optimizer = self.network()
-        form = plainly if self.form == "plain" else nullcontext
-        torch.manual_seed(0)
-        clean = torch.rand(self.shape(), device=self.device)
-        noisy = clean + 0.1 * torch.randn_like(clean)
-        loss = loss_of(TrainingConfig())
+    @property
+    def trains(self) -> bool:
+        return self.task == "train step"
 
-        def task():
-            train = self.task == "train step"
-            model.train(train)
-            with form(), torch.set_grad_enabled(train):
-                with torch.autocast(self.device, torch.bfloat16, enabled=train and self.precision != "float32"):
-                    restored = model(noisy) if train or self.task == "forward" else denoise(model, noisy)
-                if train:
-                    loss(restored.float(), clean).backward()
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
-
-        return task
-
-    def network(self):
-        """The model in the case's precision, and its optimiser."""
-        lower = self.precision != "float32" and self.task != "train step"
-        return network(self.model, self.size, self.device, lower)
-
-    def shape(self):
-        """A training step of a small model takes a batch of its recipe, of a published one a single picture."""
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """A training step of a small model takes a batch of its recipe; all else is one image of SIDE × SIDE."""
         recipe = load_profile(self.size).training
-        if self.task == "train step" and self.size == "small":
+        if self.trains and self.size == "small":
             return recipe.batch_size, 3, recipe.crop, recipe.crop
-        sides = {"picture": PICTURE}.get(self.task, (SIDE, SIDE))
-        return 1, 3, *((int(self.task.split()[1]),) * 2 if self.task.startswith("square") else sides)
+        return 1, 3, SIDE, SIDE
 
 
-@cache
-def network(name, size, device, lower):
-    """A model of a profile with random weights, `lower` in mixed precision, and its optimiser."""
-    options = {k: v for k, v in load_profile(size).models[name].items() if k != "training"}
+def build(case: Case) -> nn.Module:
+    """The network of a case, with random weights, in float32 on the default device."""
+    options = {k: v for k, v in load_profile(case.size).models[case.model].items() if k != "training"}
     torch.manual_seed(0)
-    model = create_model(options.pop("network"), **options).to(device)
-    if lower:
+    return create_model(options.pop("network"), **options)
+
+
+def prepare(case: Case, model: nn.Module) -> Callable[[], None]:
+    """A function that does the task of a case once, with a model from `build`, on random images."""
+    model = model.to(case.device).train(case.trains)
+    lower = case.precision != "float32"
+    if lower and not case.trains:
         model.mixed_precision()
-    return model, make_optimizer(model, TrainingConfig())
+    form = fast.disabled if case.form == "reference" else nullcontext
+    torch.manual_seed(0)
+    clean = torch.rand(case.shape, device=case.device)
+    noisy = clean + 0.1 * torch.randn_like(clean)
+
+    def forward():
+        with form(), torch.no_grad():
+            model(noisy)
+
+    if not case.trains:
+        return forward
+    state = TrainState(model, TrainingConfig(precision=case.precision))
+    step = TrainingStep(state, TrainingConfig(precision=case.precision), micro_batch=len(noisy))
+
+    def train_step():
+        with form():
+            step(noisy, clean)
+
+    return train_step
 
 
-def seconds(task, device):
+def seconds(task: Callable[[], object], device: str) -> float:
     """Wall time of one call."""
-    cuda = torch.device(device).type == "cuda"
-    if cuda:
-        torch.cuda.synchronize()
+    synchronise = torch.cuda.synchronize if device == "cuda" else lambda: None
+    synchronise()
     began = time.perf_counter()
     task()
-    if cuda:
-        torch.cuda.synchronize()
+    synchronise()
     return time.perf_counter() - began
 
 
-def spell(task, device):
-    """Wall time of one call: the median of as many as fill a second, five at most."""
+def median_time(task: Callable[[], object], device: str) -> float:
+    """Wall time of one call: the median of as many calls as fill a second, five at most."""
     took = []
     while len(took) < 5 and sum(took) < 1:
         took.append(seconds(task, device))
     return statistics.median(took)
 
 
-@cache
-def product(device, precision):
-    """A function: the product of two 2048 × 2048 matrices."""
-    a, b = (torch.randn(2048, 2048, device=device, dtype=getattr(torch, precision)) for _ in range(2))
-    return lambda: a @ b
+def peak_rate(case: Case) -> float:
+    """GFLOP/s of one matrix product on the device and in the precision of a case."""
+    shape, kind = (PEAK_SIDE, PEAK_SIDE), {"device": case.device, "dtype": getattr(torch, case.precision)}
+    a, b = torch.randn(shape, **kind), torch.randn(shape, **kind)
+    return 2 * PEAK_SIDE**3 / seconds(lambda: a @ b, case.device) / 1e9
 
 
-def peak(case):
-    """GFLOP/s of a matrix product on the case's device, in its precision."""
-    return 2 * 2048**3 / seconds(product(case.device, case.precision), case.device) / 1e9
+def peak_memory(task: Callable[[], object], device: str) -> int:
+    """Bytes of the tensors that one call holds at its peak, beyond those that were there before it.
 
-
-def bandwidth(device):
-    """GB/s of reading and writing memory: the best of five copies of 256 MB."""
-    source = torch.ones(64 * 2**20, device=device)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / min(seconds(lambda: target.copy_(source), device) for _ in range(5)) / 1e9
-
-
-class Traffic(TorchDispatchMode):
-    """Counts the bytes that operations read and write; views are free."""
-
-    def __init__(self):
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        read = [t for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        written = [t for t in torch.utils._pytree.tree_leaves(result) if isinstance(t, torch.Tensor)]
-        if not function.is_view:
-            self.bytes += sum(t.nbytes for t in (*read, *written))
-        return result
-
-
-def traffic(case):
-    """Megabytes that a case's operations read and write."""
-    with Traffic() as counted:
-        case.prepare()()
-    return counted.bytes / 1e6
-
-
-class Others:
-    """What other processes take of the processor, as a share of the whole machine, since the last look."""
-
-    def __init__(self):
-        self.own, self.before = psutil.Process(), None
-        self.before = self.now()
-
-    def now(self):
-        machine, own = psutil.cpu_times(), self.own.cpu_times()
-        busy = machine.user + machine.system + machine.nice
-        return time.perf_counter(), busy, own.user + own.system
-
-    def share(self):
-        now = self.now()
-        passed, busy, own = (b - a for a, b in zip(self.before, now, strict=True))
-        self.before = now
-        return max(0.0, busy - own) / passed / psutil.cpu_count()
-
-
-def refuse_if_busy(share):
-    if share > BUSY:
-        raise KitError(
-            f"other processes take {share:.0%} of the machine: nothing was kept; measure again when it is quiet"
-        )
-
-
-def measure(cases, rounds, progress=True):
-    """Time the cases in turn, `rounds` times over, each between two measurements of the peak, after a call to warm up.
-
-    Returns a table with SETTINGS and MEASURED: seconds (median, least and most of what `spell` gives in a round), peak
-    (GFLOP/s of a matrix product in the case's precision, median), gflop (operations of the published form of a forward
-    pass), share (the median over rounds of those operations per second, as a part of the peak around them), megabytes
-    (what a float32 forward pass on the CPU reads and writes); memory is left empty.
-    Raises KitError where other processes take more than a tenth of the machine.
+    They are counted from PyTorch's allocations, so that the count does not depend on other processes, nor on memory
+    that the allocator keeps for later. Buffers inside a library's kernels are not counted.
     """
-    others = Others()
-    time.sleep(1)
-    refuse_if_busy(others.share())
-    found = {case: [] for case in cases}
-    bar = tqdm(total=rounds * len(cases), disable=not progress, unit="run")
-    for _ in range(rounds):
-        for case in cases:
-            task = case.prepare()
-            task()  # the first call after another network's is slower; in use, one network works on and on
-            before, took, after = peak(case), spell(task, case.device), peak(case)
-            found[case].append((took, (before + after) / 2))
-            bar.update()
-        refuse_if_busy(others.share())
-    bar.close()
-    rows = []
-    for case, runs in found.items():
-        took = [t for t, _ in runs]
-        row = asdict(case) | {"seconds": statistics.median(took), "low": min(took), "high": max(took)}
-        row |= {"rounds": rounds, "peak": statistics.median(p for _, p in runs)}
-        if case.task == "forward":
-            with plainly():
-                row["gflop"] = flops(network(case.model, case.size, case.device, lower=False)[0], SIDE) / 1e9
-            row["share"] = statistics.median(row["gflop"] / t / p for t, p in runs)
-            if (case.device, case.precision) == ("cpu", "float32"):
-                row["megabytes"] = traffic(case)
-        rows.append(row)
-    return pd.DataFrame(rows, columns=SETTINGS + MEASURED)
-
-
-def memory(case):
-    """Megabytes that a case takes at its peak, in a fresh process; on a CPU, only Linux tells.
-
-    Weights, the optimiser's moments and the picture do not count, gradients do.
-    """
-    if case.device == "cpu" and not sys.platform.startswith("linux"):
-        return float("nan")
-    command = [sys.executable, "-m", "glowlib", "bench", "--probe", json.dumps(asdict(case))]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise KitError(f"the memory probe of {case} failed: {(done.stderr.strip().splitlines() or ['killed'])[-1]}")
-    return float(done.stdout)
-
-
-def probe(case):
-    """What `memory` runs: the task, twice, the second time with the optimiser's moments there."""
-    task = case.prepare()
-    states = case.network()[1].state
-
-    def moments():
-        return sum(tensor.nbytes for state in states.values() for tensor in state.values())
-
-    if case.device == "cuda":
+    if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         task()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.autograd.profiler.profile(profile_memory=True) as recorded:
         task()
-        return (torch.cuda.max_memory_allocated() - before - moments()) / 1e6
-    return (peak_memory_increase(lambda: (task(), task())) - moments()) / 1e6
+    held = peak = 0
+    for event in recorded.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
 
 
-def all_cases(device):
-    """The networks at the published and the shipped sizes; the yardstick at the published one."""
+def published_gflop(case: Case) -> float:
+    """GFLOP of one forward pass of a case's network on SIDE × SIDE pixels, by the published operations."""
+    with fast.disabled(), torch.device("meta"):
+        return flops(build(case), SIDE) / 1e9
+
+
+def summarise(case: Case, runs: list[tuple[float, float]], gflop: float) -> dict:
+    """The row of a case in the table of `measure`.
+
+    Args:
+        runs: (seconds of a call, GFLOP/s of the machine's peak around it), one for each round.
+        gflop: operations of a forward pass, see `published_gflop`.
+    """
+    took = [second for second, _ in runs]
+    row = asdict(case) | {"seconds": statistics.median(took), "low": min(took), "high": max(took)}
+    row |= {"rounds": len(runs), "peak": statistics.median(peak for _, peak in runs)}
+    if not case.trains:
+        row |= {"gflop": gflop, "share": statistics.median(gflop / second / peak for second, peak in runs)}
+    return row
+
+
+def measure(cases: Iterable[Case], rounds: int, progress: bool = True) -> pd.DataFrame:
+    """Time the cases in turn, `rounds` times over, each after one call to warm up and between two peaks.
+
+    Returns:
+        A table with SETTINGS and MEASURED. seconds: of one call, the median over the rounds; low, high: the least and
+        the most of them. peak: GFLOP/s of a matrix product in the case's precision, the median over the rounds. gflop,
+        share (forward passes only): the published form's operations, and their rate as a part of the peak measured
+        around the call. memory: MB, see `peak_memory`; of a training step: its activations and gradients.
+    """
+    runs = {case: [] for case in cases}
+    memory = {}
+    for _ in range(rounds):
+        for case in tqdm(runs, disable=not progress, unit="case"):
+            task = prepare(case, build(case))
+            task()  # the first call allocates the optimizer's moments and is slower
+            before, took, after = peak_rate(case), median_time(task, case.device), peak_rate(case)
+            runs[case].append((took, (before + after) / 2))
+            if case not in memory:
+                memory[case] = peak_memory(task, case.device) / 1e6
+    rows = [summarise(case, runs[case], published_gflop(case)) | {"memory": memory[case]} for case in runs]
+    return pd.DataFrame(rows, columns=SETTINGS + MEASURED)
+
+
+def all_cases(device: str) -> list[Case]:
+    """The networks at the published and the shipped sizes; the published ones in the reference implementation too."""
     lower = device != "cpu" or has_bfloat16()
     cases = []
     for size in ("paper", "small"):
         for model in load_profile(size).models:
             for task in TASKS:
                 cases.append(Case(model, size, task, device=device))
-                if size == "paper" and task != "picture":
-                    cases.append(Case(model, size, task, "plain", device=device))
+                if size == "paper":
+                    cases.append(Case(model, size, task, "reference", device=device))
                 if lower:
                     cases.append(Case(model, size, task, precision="bfloat16", device=device))
     return cases
 
 
-def growth(device, model="sglownet-small", size="small", rounds=3):
-    """How time and memory of one model grow with the picture: a row a square, see `measure`."""
-    cases = [Case(model, size, f"square {side}", device=device) for side in GROWTH]
-    table = measure(cases, rounds)
-    table["memory"] = [memory(case) for case in cases]
-    table["pixels"] = [side**2 for side in GROWTH]
-    return table[["model", "size", "device", "pixels", "seconds", "low", "high", "rounds", "memory"]]
-
-
-def readable(table):
-    """The table for people: seconds with their range, share of the peak in percent, memory in GB."""
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `measure` as text: seconds with their range, share of the peak in percent, memory in MB."""
     shown = table[["model", "task", "form", "precision"]].copy()
     shown["seconds"] = [f"{r.seconds:.3g} ({r.low:.3g} to {r.high:.3g})" for r in table.itertuples()]
     shown["share of peak"] = ["" if pd.isna(share) else f"{share:.0%}" for share in table["share"]]
-    shown["memory, GB"] = ["" if pd.isna(m) else f"{m / 1e3:.2f}" for m in table["memory"]]
+    shown["memory, MB"] = [f"{memory:.0f}" for memory in table["memory"]]
     return shown
 
 
 @exit_clearly
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m glowlib bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("results/runs/bench"), help="folder of the tables")
-    parser.add_argument("--rounds", type=int, default=3, help="how often all is timed in turn")
-    parser.add_argument("--device", help="cpu or cuda (default: the best there is)")
-    parser.add_argument("--probe", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path("results/runs/bench"), help="folder for the table")
+    parser.add_argument("--rounds", type=int, default=3, help="number of times that every case is timed")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
     args = parser.parse_args(argv)
-    if args.probe:
-        print(probe(Case(**json.loads(args.probe))))
-        return
     if args.rounds < 1:
-        raise KitError(f"--rounds is a number from 1 up, not {args.rounds}")
+        raise KitError(f"--rounds must be at least 1, not {args.rounds}")
     device = choose_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu")).type
     if device not in ("cpu", "cuda"):
-        raise KitError(f"--device is cpu or cuda, not {device}: no other is timed here")
-    cases = all_cases(device)
-    table = measure(cases, args.rounds)
+        raise KitError(f"--device must be cpu or cuda, not {device}")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # no messages of the profiler that counts allocations
+    table = measure(all_cases(device), args.rounds)
     machine = {
         "processor": torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "bandwidth": bandwidth(device),
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    table["memory"] = [memory(case) for case in tqdm(cases, unit="process", desc="memory")]
-    table.to_csv(args.out / f"speed_{device}.csv", index=False, float_format="%.6g")  # kept, whatever comes after
-    grown = growth(device)
-    grown.to_csv(args.out / f"growth_{device}.csv", index=False, float_format="%.6g")
+    table.to_csv(args.out / f"speed_{device}.csv", index=False, float_format="%.6g")
     (args.out / f"machine_{device}.json").write_text(json.dumps(machine, indent=1) + "\n")
     print(readable(table).to_markdown(index=False))
-    print(f"in {args.out}: speed_{device}.csv, growth_{device}.csv, machine_{device}.json")
+    print(f"in {args.out}: speed_{device}.csv, machine_{device}.json")

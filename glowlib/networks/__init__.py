@@ -1,13 +1,17 @@
-"""The paper's networks: `create_model` builds one by name.
+"""Patch-based Neural Networks with Global Context Integration: the paper's networks; `create_model` builds one.
 
-In reading order: config.py (the options), base.py (what all share), noise_level.py (the noise level of an image), swin.py (windows), global_context.py (context
-blocks), cross_attention.py (how tokens attend to context), upsample.py, denoising_head.py; sunet.py, gcunet.py,
-glownet.py, sglownet.py (one network a file); convert.py (published checkpoints), pretrained.py (shipped models and
-files), fast/ (kernels), plain.py (the reference implementation).
+In reading order: config.py (the options), base.py (what all networks share), noise_level.py (noise normalisation);
+attention.py, windows.py, swin.py (patches); global_context.py, cross_attention.py (context); upsample.py,
+denoising_head.py; sunet.py, gcunet.py, glownet.py, sglownet.py (one network a file); convert.py (published
+checkpoints), pretrained.py (shipped models and weights files). Each `forward` is the paper's figure in plain PyTorch;
+fast/ computes the same with fewer operations, and `fast.disabled()` switches it off.
 """
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
+
+from torch import nn
 
 from ..errors import KitError
 from .config import ModelConfig
@@ -28,7 +32,7 @@ PUBLISHED = {
 OPTIONS = tuple(field.name for field in fields(ModelConfig))
 
 
-def require_known(kind, name, names):
+def require_known(kind: str, name: str, names: Sequence[str]) -> None:
     """Raise a KitError that lists `names` unless `name` is one of them."""
     if name not in names:
         close = get_close_matches(str(name), names, 1)
@@ -36,14 +40,19 @@ def require_known(kind, name, names):
         raise KitError(f"unknown {kind} {name!r}{hint}; known are: {', '.join(names)}")
 
 
-def create_model(name, **options):
-    """Build a network with fresh weights.
+def create_model(name: str, **options) -> nn.Module:
+    """Build a network with initial weights.
 
-    name: "sunet", "gcunet", "glownet" or "sglownet". options: fields of `ModelConfig`; what
-    is not given takes the value of the published configuration. Every network accepts
-    every option, so that one set of options describes all four.
-    Returns an nn.Module in training mode: (batch, 3 or 1, H, W) in [0, 1], any H and W -> (batch, 3, H, W).
-    Raises ValueError for an unknown name or option, or options that do not fit together.
+    Args:
+        name: "sunet", "gcunet", "glownet" or "sglownet".
+        options: fields of `ModelConfig`; the others take the value of the published configuration. Every network
+            accepts every option, so that one set of options describes all four.
+
+    Returns:
+        A module in training mode: image (batch, 3 or 1, H, W), clean values in [0, 1], any H and W -> (batch, 3, H, W).
+
+    Raises:
+        KitError: a ValueError, for an unknown name or option, and for options that do not fit together.
     """
     require_known("network", name, list(NETWORKS))
     for option in options:

@@ -1,5 +1,6 @@
-"""The options of a network: data alone, from which the modules are built elsewhere."""
+"""The options of a network, as data; the modules are built from them in the other files."""
 
+import math
 from dataclasses import dataclass
 
 from ..errors import KitError
@@ -9,27 +10,30 @@ FUSIONS = ("cross", "gated", "posenc", "gated_posenc", "rope")  # built in cross
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The options of a network. A network ignores what it has no part for (SUNet has no context)."""
+    """The options of a network. Options of parts that a network lacks have no effect (SUNet has no context).
+
+    Defaults are those of the published S-GLOWNet (section on experiments). Raises KitError for values that do not fit.
+    """
 
     embed_dim: int = 96  # C; stage i has C·2^i channels
-    patch_size: int = 4  # p: pixels per token side at the first stage, 2 or 4
+    patch_size: int = 4  # p: pixels per token side at stage 0, 2 or 4
     window_size: int = 8  # tokens per window side
     depths: tuple = (8, 8, 8, 8)  # blocks in each encoder stage; the decoder mirrors them
     num_heads: tuple = (8, 8, 8, 8)  # attention heads in each stage, windows and cross-attention alike
-    qk_scale: float | None = 8  # the published quirk: 8 *is* the scale; None means head_dim^-0.5
-    drop_path_rate: float = 0.1  # stochastic depth, rising linearly over the encoder's blocks
+    qk_scale: float | None = 8  # factor of the logits in windows, 8 as published; None means head_dim^-0.5
+    drop_path_rate: float = 0.1  # stochastic depth of the last encoder block; rises linearly from 0
     context_ratio: float = 0.25  # hidden channels of a context block, as a share of its channels
     context_pooling: str = "att"  # "att" (softmax-weighted) or "avg"
     context_fusion: tuple = ("add",)  # "mul", "add" or both
-    fusion: str = "cross"  # cross-attention between tokens and context, one of FUSIONS, see cross_attention.py
+    fusion: str = "cross"  # cross-attention of tokens to context, one of FUSIONS
     denoising_head: bool = False  # squeeze-excitation head at the bottleneck
-    global_residual: bool = False  # predict the noise: output + input; needs C >= 3p²
-    noise_normalisation: bool = False  # scale the input so that its noise always has the same level
-    context_blocks: bool = True  # a control: False leaves out the global context blocks
-    attention_reach: int | None = None  # a control: side of the windows, in tokens, that cross-attention keeps to
-    training_size: int = 256  # image side the windows are planned for; any size can be fed
+    global_residual: bool = False  # predict the noise: output + input; needs C >= 3p², or tokens cannot carry a patch
+    noise_normalisation: bool = False  # scale the input so that its noise has one level, see base.py
+    context_blocks: bool = True  # control of the study: False leaves out the global context blocks
+    attention_reach: int | None = None  # control: side in tokens of the windows that confine cross-attention
+    training_size: int = 256  # image side that decides window sizes and shifts; any size can be restored
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("depths", "num_heads", "context_fusion"):  # lists come from YAML and JSON
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
@@ -49,7 +53,9 @@ class ModelConfig:
             'context_fusion holds "mul", "add" or both': 0 < len(self.context_fusion) == len(set(self.context_fusion))
             and set(self.context_fusion) <= {"mul", "add"},
             f"fusion is one of {', '.join(FUSIONS)}": self.fusion in FUSIONS,
-            "attention_reach is None or at least 1": self.attention_reach is None or self.attention_reach >= 1,
+            "qk_scale is None or a finite number": self.qk_scale is None or math.isfinite(self.qk_scale),
+            "attention_reach is None or a whole number of at least 1": self.attention_reach is None
+            or (type(self.attention_reach) is int and self.attention_reach >= 1),
             f"training_size is a multiple of {8 * self.patch_size}": self.training_size >= 8 * self.patch_size
             and self.training_size % (8 * self.patch_size) == 0,
         }

@@ -1,55 +1,56 @@
 """SUNet: Swin windows in a U-Net. Patches only. https://arxiv.org/abs/2202.14009"""
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from . import fast
 from .base import Denoiser, full_precision
+from .config import ModelConfig
 from .denoising_head import build_denoising_head
-from .fast.linear import Linear
-from .swin import PatchEmbed, PatchMerging, build_swin_blocks
-from .upsample import DualUpsample, enlarge_to_image
+from .linear import Linear
+from .swin import PatchEmbed, PatchMerging, build_swin_stage
+from .upsample import DualUpsample, upsample_to_image
 
 
 class TokenUpsample(DualUpsample):
-    """Dual up-sample of a token grid, (batch, h, w, d) -> (batch, 2h, 2w, d/2)."""
+    """Dual up-sample of a token grid: (batch, h, w, dim) -> (batch, 2h, 2w, dim/2)."""
 
-    def __init__(self, dim):
+    def __init__(self, dim: int):
         super().__init__(dim, dim // 2)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return rearrange(super().forward(rearrange(x, "b h w d -> b d h w")), "b d h w -> b h w d")
 
 
 class EncoderStage(nn.Module):
-    """Swin blocks, then patch merging unless this is the deepest stage."""
+    """Swin blocks, then patch merging unless this is the deepest stage, i = 3."""
 
-    def __init__(self, config, i):
+    def __init__(self, config: ModelConfig, i: int):
         super().__init__()
-        self.blocks = build_swin_blocks(config, i)
+        self.blocks = build_swin_stage(config, i)
         self.downsample = PatchMerging(config.embed_dim * 2**i) if i < 3 else nn.Identity()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.downsample(self.blocks(x))
 
 
 class DecoderStage(nn.Module):
-    """Swin blocks of the mirrored encoder stage, then up-sampling unless this is the last stage."""
+    """Decoder stage k mirrors encoder stage 3 - k: its Swin blocks, then up-sampling unless k = 3."""
 
-    def __init__(self, config, k):
+    def __init__(self, config: ModelConfig, k: int):
         super().__init__()
-        self.blocks = build_swin_blocks(config, 3 - k)
+        self.blocks = build_swin_stage(config, 3 - k)
         self.upsample = TokenUpsample(config.embed_dim * 2 ** (3 - k)) if k < 3 else nn.Identity()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.upsample(self.blocks(x))
 
 
 class TokenUNet(Denoiser):
-    """The patch branch, which all but GCUNet have: embedding, encoder, head, decoder with skips, output."""
+    """The patch branch of SUNet, GLOWNet and S-GLOWNet: embedding, encoder, head, decoder with skips, output."""
 
-    def __init__(self, config, encoder_stage=EncoderStage, decoder_stage=DecoderStage):
+    def __init__(self, config: ModelConfig, encoder_stage=EncoderStage, decoder_stage=DecoderStage):
         super().__init__(config)
         dim = config.embed_dim
         self.conv_first = nn.Conv2d(3, dim, 3, padding=1)
@@ -66,33 +67,33 @@ class TokenUNet(Denoiser):
         self.up = DualUpsample(dim, dim, config.patch_size)
         self.output = nn.Conv2d(dim, 3, 3, padding=1, bias=False)
 
-    def embed(self, image):
-        """(batch, 3, H, W) -> tokens (batch, H/p, W/p, C)."""
-        # Two convolutions with nothing between them are one: p + 2 pixels a side, at stride p.
-        first, patch = self.conv_first, self.patch_embed.proj
+    def embed(self, image: torch.Tensor) -> torch.Tensor:
+        """Image (batch, 3, H, W) -> tokens (batch, H/p, W/p, C)."""
         with full_precision(image):
-            kernel = F.conv_transpose2d(patch.weight, first.weight)
-            bias = patch.bias + patch.weight.sum((2, 3)) @ first.bias
-            x = F.conv2d(image, kernel, bias, patch.stride, first.padding)
-            return self.inside(self.patch_embed.norm(rearrange(x, "b d h w -> b h w d")))
+            if fast.enabled():
+                return self.to_inner(fast.embed(self.conv_first, self.patch_embed, image))
+            return self.to_inner(self.patch_embed(self.conv_first(image)))
 
-    def join_skip(self, k, x, skips):
-        """Decoder stage k sees [decoder, skip], projected back to the width of one."""
+    def join_skip(self, k: int, x: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
+        """Concatenate decoder stage k's input with its skip, the input of encoder stage 3 - k; project to one width."""
         return self.concat_back_dim[k](torch.cat([x, skips[3 - k]], dim=-1))
 
-    def to_image(self, x):
-        """Tokens (batch, H/p, W/p, C) -> (batch, 3, H, W)."""
-        return enlarge_to_image(self.up, self.output, rearrange(self.norm_up(x), "b h w d -> b d h w"))
+    def to_image(self, x: torch.Tensor) -> torch.Tensor:
+        """Tokens (batch, H/p, W/p, C) -> image (batch, 3, H, W)."""
+        x = rearrange(self.norm_up(x), "b h w d -> b d h w")
+        return upsample_to_image(self.up, self.output, x)
 
 
 class SUNet(TokenUNet):
+    """Options that describe context or cross-attention have no effect."""
+
     name = "sunet"
 
-    def __init__(self, config):
+    def __init__(self, config: ModelConfig):
         super().__init__(config)
         self.initialise()
 
-    def restore(self, image):
+    def restore(self, image: torch.Tensor) -> torch.Tensor:
         x = self.embed(image)  # (batch, H/p, W/p, C)
         skips = []
         for stage in self.layers:  # stage i: (H/p)/2^i tokens a side, C·2^i channels

@@ -1,11 +1,11 @@
 """Training: `train` one model of a profile, resumable anywhere; `python -m glowlib.training` is its command.
 
-In reading order: config.py (a recipe), profiles.py and profiles/ (recipes and runs as YAML files; evaluation's part of
-a profile is read in experiments/), optim.py (loss, optimiser, learning rate), step.py (one step's gradients), loop.py
-(the training), run_folder.py (checkpoints, log, exported weights), distributed.py (several processes), estimate.py
-(what a training will take), sweep.py (many trainings in time slices).
+In reading order: config.py (a recipe), profiles.py and profiles/ (recipes as YAML files), optim.py (loss, optimiser,
+learning rate), state.py (what a checkpoint holds), step.py (one step), loop.py (the training), run_folder.py (lock,
+checkpoints, log, exported weights), distributed.py (several processes), estimate.py (what a training will take),
+sweep.py (many trainings in time slices).
 
-Profiles live here, since a training is made from one; experiments/ reads the rest of them.
+Profiles are here because a training is made from one; experiments/ reads the rest of them.
 """
 
 from .config import TrainingConfig

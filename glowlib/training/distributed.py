@@ -1,21 +1,29 @@
-"""Several processes that work as one: what `torchrun` starts. One process alone is the simplest case of it."""
+"""Several processes that train as one, started by `torchrun`. A single process is the simplest case of it."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import distributed
+from torch import distributed, nn
 from torch.distributed.nn.functional import all_reduce
 
 from ..device import world
+from ..errors import KitError
 from ..networks.global_context import MapNorm
 
 
 @contextmanager
-def process_group(device):
-    """Join the processes for the time of a `with` block: NCCL between GPUs, gloo between CPUs."""
+def process_group(device: torch.device) -> Iterator[None]:
+    """Context manager that joins the processes: NCCL between GPUs, gloo between CPUs.
+
+    Raises:
+        KitError: for several processes on a device that neither serves.
+    """
     if world() == 1:
         yield
         return
+    if device.type not in ("cpu", "cuda"):
+        raise KitError(f"several processes train on CPUs or CUDA GPUs, not on {device}: start one")
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -23,21 +31,22 @@ def process_group(device):
         distributed.destroy_process_group()
 
 
-def total(tensor):
+def total(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all processes; gradients flow through it."""
     return all_reduce(tensor) if distributed.is_initialized() else tensor
 
 
-def wait():
-    """Go on when every process has come here."""
+def wait() -> None:
+    """Block until every process has called this."""
     if distributed.is_initialized():
         distributed.barrier()
 
 
 class SharedMapNorm(MapNorm):
-    """`MapNorm` over the batches of all processes (PyTorch's SyncBatchNorm runs on GPUs alone)."""
+    """`MapNorm` with statistics over the batches of all processes (PyTorch's SyncBatchNorm supports only GPUs)."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, H, W) -> the same shape."""
         if not (self.training and distributed.is_initialized()):
             return super().forward(x)
         values = x.double()
@@ -53,8 +62,8 @@ class SharedMapNorm(MapNorm):
         return torch.addcmul(offset[:, None, None], x, scale[:, None, None]).to(x.dtype)
 
 
-def share_norms(net):
-    """Let every `MapNorm` of a network see the batches of all processes, in place; parameters and names stay."""
+def share_norms(net: nn.Module) -> None:
+    """Replace every `MapNorm` of a network by `SharedMapNorm`, in place; parameters and their names stay."""
     for module in net.modules():
         if type(module) is MapNorm:
             module.__class__ = SharedMapNorm

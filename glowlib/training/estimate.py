@@ -1,114 +1,171 @@
-"""What a training will take, before it is begun: a few steps on random crops, measured and scaled up."""
+"""What a training will take, estimated from a few steps on random crops: `python -m glowlib.training … --dry-run`."""
 
 import statistics
 import time
 from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from torch import nn
 
 from ..data.datasets import KNOWN, find_files, load_dataset, manifest
 from ..device import choose_precision, own_device, world
+from ..errors import KitError
 from ..networks.base import parameter_count
-from .optim import begin, make_optimizer
+from .config import TrainingConfig
+from .optim import initial_network
 from .profiles import load_profile, plan
-from .step import Backward, checkpoint_activations
+from .state import TrainState
+from .step import TrainingStep, checkpoint_activations, clear_memory_errors
 
 MEASURED = 3  # steps, after one to warm up
 
 
-def size(bytes_):
-    return f"{bytes_ / 1e9:.2f} GB" if bytes_ >= 1e8 else f"{bytes_ / 1e6:.1f} MB"
+class Estimate(NamedTuple):
+    """What one training step takes on a device."""
+
+    seconds: float
+    memory: float  # bytes, at its peak
+    micro_batch: int  # crops per forward pass
 
 
-def measure(net, config, device, micro_batch, compiled):
-    """(seconds of a step, bytes of memory at its peak, crops at once) of training on random crops.
+class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the bytes that autograd saves for the backward pass, as a context manager.
 
-    On a GPU the whole share of a batch is tried; on a CPU as many crops as a 256×256 picture holds, scaled: its memory
-    is that of weights, gradients, averages, moments, and the tensors that the backward pass needs.
+    Attributes:
+        peak: the most that is saved at once; `ignored` tensors, such as weights, do not count.
+    """
+
+    def __init__(self, ignored: list[torch.Tensor]):
+        super().__init__(self.pack, self.unpack)
+        self.ignored = {t.untyped_storage().data_ptr() for t in ignored}
+        self.saved, self.backward_began, self.peak = {}, False, 0
+
+    def __enter__(self) -> "SavedTensors":
+        super().__enter__()
+        return self
+
+    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.backward_began:  # of the micro-batch before: its tensors are freed, and their addresses used again
+            self.saved, self.backward_began = {}, False
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.ignored:
+            self.saved[storage.data_ptr()] = storage.nbytes()
+            self.peak = max(self.peak, sum(self.saved.values()))
+        return tensor
+
+    def unpack(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.backward_began = True
+        return tensor
+
+
+def measure(
+    net: nn.Module, config: TrainingConfig, device: torch.device, micro_batch: int | None, compiled: str | None
+) -> Estimate:
+    """Time and memory of a training step, measured on random crops.
+
+    On a GPU with the whole share of a batch. On other devices with as many crops as a 256×256 image holds, scaled;
+    their memory is that of weights, gradients, EMA weights, the optimiser's two moments, and of what autograd saves.
     """
     cuda = device.type == "cuda"
     share = config.batch_size // world()
     crops = share if cuda else max(1, min(share, (256 // config.crop) ** 2))
-    optimizer = make_optimizer(net, config)
-    precision = choose_precision(device, config.precision)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-    backward = Backward(net, config, precision, scaler, micro_batch, compiled)
+    state = TrainState(net, config)
+    training_step = TrainingStep(state, config, micro_batch, compiled)
     clean = torch.rand(crops, 3, config.crop, config.crop)
     noisy = clean + 0.1 * torch.randn_like(clean)
-    kept, seconds = {}, []
-
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
+    saved = SavedTensors(list(net.parameters()))
+    seconds = []
     for step in range(MEASURED + 1):
         began = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(keep if step == 1 else lambda t: t, lambda t: t):
-            backward(noisy, clean)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        if step == 0 and not cuda:
+            with saved:
+                training_step(noisy, clean)
+        else:
+            training_step(noisy, clean)
         if cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    second = statistics.median(seconds[1:]) * share / crops
-    if cuda:
-        average = sum(p.nbytes for p in net.parameters())
-        return second, torch.cuda.max_memory_allocated() + average, backward.micro_batch
-    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
-    activations = sum(count for place, count in kept.items() if place not in weights)
-    return (
-        second,
-        5 * sum(p.nbytes for p in net.parameters()) + activations / crops * backward.micro_batch,
-        backward.micro_batch,
-    )
+    micro = min(training_step.micro_batch, share)
+    memory = torch.cuda.max_memory_allocated() if cuda else 0
+    if not cuda:
+        memory = 5 * sum(p.nbytes for p in net.parameters()) + saved.peak * micro / min(micro, crops)
+    return Estimate(statistics.median(seconds[1:]) * share / crops, memory, micro)
 
 
-def decoded(config):
-    """Bytes of the memory-mapped pictures, as text."""
+def readable_size(count: float) -> str:
+    """A number of bytes as text."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def store_size(config: TrainingConfig) -> str:
+    """Size of the store of decoded images, as text."""
     if config.data == "bundled":
-        return size(sum(picture.nbytes for _, picture in load_dataset("bundled")))
+        return readable_size(sum(image.nbytes for _, image in load_dataset("bundled")))
     files = find_files(config.data)
     if config.data in KNOWN:
         shapes = [(width, height) for height, width, _ in manifest(config.data).values()]
     else:
-        shapes = [Image.open(path).size for path in files.values()]
+        shapes = [image_size(path) for path in files.values()]
     pairs = 6 * config.epoch * config.batch_size * config.crop**2 if config.pairs else 0
     missing = "" if files else f" ({config.data} is not in the data folder yet)"
-    return size(sum(3 * width * height for width, height in shapes) + pairs) + missing
+    return readable_size(sum(3 * width * height for width, height in shapes) + pairs) + missing
 
 
-def dry_run(profile, model, *, device=None, start=None, micro_batch=None, recomputed=False, compiled=None, **changes):
-    """The plan of a training as text: parameters, steps, time, memory, disk. Arguments: those of `train`."""
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) of an image file."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise KitError(f"cannot read {path} as an image: {error}") from error
+
+
+def dry_run(
+    profile: str | Path,
+    model: str,
+    *,
+    device: str | torch.device | None = None,
+    start: str | Path | None = None,
+    micro_batch: int | None = None,
+    recomputed: bool = False,
+    compiled: str | None = None,
+    **changes: Any,
+) -> str:
+    """The plan of a training as text: parameters, recipe, time, memory, disk. Nothing is trained or written.
+
+    Args: those of `train`.
+    """
     for name in ("out", "minutes", "until"):
         changes.pop(name, None)
     name, network, options, config = plan(load_profile(profile), model, start, **changes)
     device = own_device(device)
-    net = begin(network, options, start).to(device)
-    parameters = parameter_count(net)
-    if recomputed:
-        checkpoint_activations(net)
-    seconds, memory, micro = measure(net, config, device, micro_batch, compiled)
-    what = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device}, {torch.get_num_threads()} threads"
-    )
+    with clear_memory_errors(device):
+        net = initial_network(network, options, start).to(device)
+        parameters = parameter_count(net)
+        if recomputed:
+            checkpoint_activations(net)
+        seconds, memory, micro = measure(net, config, device, micro_batch, compiled)
+    cuda = device.type == "cuda"
+    machine = torch.cuda.get_device_name(device) if cuda else f"{device}, {torch.get_num_threads()} threads"
     source = f"prepared pairs {config.pairs}" if config.pairs else "fresh crops and noise"
     levels = "σ = {:g} to {:g}".format(*config.sigma) if config.level is None else f"σ = {config.level:g}"
-    source += f", {config.share_drawn:.0%} drawn" if config.share_drawn else ""
-    rates = f"{config.optimizer}, rate {config.lr:g} to {config.min_lr:g}, {config.warmup} steps of warm-up"
+    source += f", {config.share_drawn:.0%} synthetic" if config.share_drawn else ""
+    source += "".join(f", later {share:.0%}" for share in config.restart_drawn)
+    rates = f"{config.optimizer}, learning rate {config.lr:g} to {config.min_lr:g}, {config.warmup} steps of warm-up"
     for restart, lr in zip(config.restarts, config.restart_lr, strict=True):
         rates += f", again from {lr:g} at step {restart:,}" if restart < config.steps else ""
-    source += "".join(f", later {share:.0%}" for share in config.restart_drawn)
     rows = {
-        "model": f"{name}: {network}, {parameters:,} parameters" + (f", begins with {start}" if start else ""),
-        "data": f"{config.data}, {config.hold_out} pictures held out; {source}, {levels}",
+        "model": f"{name}: {network}, {parameters:,} parameters" + (f", starts from {start}" if start else ""),
+        "data": f"{config.data}, {config.hold_out} images held out; {source}, {levels}",
         "recipe": f"{config.steps:,} steps × {config.batch_size} crops of {config.crop}²; {config.loss}; {rates}",
-        "device": f"{world()} × {what}; {str(choose_precision(device, config.precision)).removeprefix('torch.')}",
-        "memory": f"about {size(memory)} on each device, {micro} crops at once",
+        "device": f"{world()} × {machine}; {str(choose_precision(device, config.precision)).removeprefix('torch.')}",
+        "memory": f"about {readable_size(memory)} on each device, micro-batches of {micro}",
         "time": f"about {timedelta(seconds=round(seconds * config.steps))} ({seconds:.3g} s a step, "
         f"median of {MEASURED} steps on random crops)",
-        "disk": f"{size(3 * 16 * parameters + 4 * parameters)} for checkpoints and weights; "
-        f"{decoded(config)} for the decoded pictures",
+        "disk": f"{readable_size(3 * 16 * parameters + 4 * parameters)} for checkpoints and weights; "
+        f"{store_size(config)} for the decoded images",
     }
     return "\n".join(f"{key:<8}{value}" for key, value in rows.items())

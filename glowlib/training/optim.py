@@ -1,4 +1,7 @@
-"""What a training is made of: its first weights, the loss, the optimiser, the learning rate."""
+"""What a training is made of: its initial weights, the loss, the optimiser, the learning rate."""
+
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from timm.optim import Muon
@@ -8,11 +11,23 @@ from torch import nn
 from ..errors import KitError
 from ..networks import create_model
 from ..networks.pretrained import load_pretrained
+from .config import TrainingConfig
 
 
-def begin(network, options, start):
-    """A new network, or one that begins with the weights of a trained one: a shipped name or a file."""
-    net = create_model(network, **options)
+def initial_network(network: str, options: dict, start: str | Path | None = None) -> nn.Module:
+    """A network with random weights, or with those of a trained one.
+
+    Args:
+        network: its name, for `create_model`.
+        options: its options.
+        start: a shipped model's name or a file of trained weights; None for random weights.
+    Raises:
+        KitError: for options that do not fit, and for weights of another network or other options.
+    """
+    try:
+        net = create_model(network, **options)
+    except TypeError as error:  # an option of another type, such as text for a number
+        raise KitError(f"the options of {network} do not fit: {error}; they are {options}") from error
     if start:
         trained = load_pretrained(start)
         if (trained.name, trained.config) != (net.name, net.config):
@@ -21,54 +36,59 @@ def begin(network, options, start):
     return net
 
 
-def loss_of(config):
-    """(restored, clean) -> the configured loss, a mean over all values."""
+def make_loss(config: TrainingConfig) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The configured loss: a function of (restored, clean), a mean over all values."""
     return charbonnier if config.loss == "charbonnier" else nn.functional.l1_loss
 
 
-def charbonnier(restored, clean):
-    """A smooth L1 (https://arxiv.org/abs/1710.01992): the mean of sqrt(error² + 0.001²)."""
+def charbonnier(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """Charbonnier loss, a smooth L1 (https://arxiv.org/abs/1710.01992): the mean of sqrt(error² + 0.001²)."""
     return torch.sqrt((restored - clean) ** 2 + 1e-6).mean()
 
 
-def make_optimizer(model, config):
-    """Adam, AdamW, or Muon for matrices with AdamW for the rest.
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Adam, AdamW, or Muon (https://kellerjordan.github.io/posts/muon/) for matrices with AdamW for the rest.
 
-    Only matrices and kernels decay: no biases, norms or position tables.
+    Weight decay applies to matrices and kernels only, not to biases, norms and position tables.
     """
+    parameters = list(model.named_parameters())
     groups = [
-        {"params": [p for n, p in model.named_parameters() if matrix(n, p)], "weight_decay": config.weight_decay},
-        {"params": [p for n, p in model.named_parameters() if not matrix(n, p)], "weight_decay": 0.0},
+        {"params": [p for n, p in parameters if is_matrix(n, p)], "weight_decay": config.weight_decay},
+        {"params": [p for n, p in parameters if not is_matrix(n, p)], "weight_decay": 0.0},
     ]
-    if config.optimizer == "muon":  # steps of AdamW's size, so that its learning rates serve
+    if config.optimizer == "muon":  # updates are scaled to AdamW's size, so that its learning rates apply
         groups[1]["use_fallback"] = True
         return Muon(groups, lr=config.lr, betas=config.betas, adjust_lr_fn="match_rms_adamw")
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    fused = next(model.parameters()).device.type != "mps"
+    fused = parameters[0][1].device.type != "mps"
     return kind(groups, lr=config.lr, betas=config.betas, fused=fused)
 
 
-def matrix(name, parameter):
+def is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is the matrix of a linear layer or the kernel of a convolution."""
     return parameter.ndim in (2, 4) and not name.endswith("relative_position_bias_table")
 
 
 class Schedule:
-    """Sets the rate of a step: linear warm-up, then a cosine down to min_lr; after each restart another one (SGDR,
-    https://arxiv.org/abs/1608.03983). The first rate is the warm-up's first stair, not 0.
+    """The learning rate of each step: linear warm-up, then a cosine to `min_lr`.
+
+    At each of `restarts` another cosine begins (SGDR, https://arxiv.org/abs/1608.03983) from its `restart_lr`. The
+    first learning rate is that of the warm-up's first step, not 0.
     """
 
-    def __init__(self, optimizer, config):
+    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainingConfig):
         starts = [config.warmup, *(step for step in config.restarts if step < config.steps)]
         ends = [*starts[1:], max(config.steps, config.warmup + 1)]
-        first = config.lr * min(1, config.epoch / max(1, config.warmup))
-        warmup = {"warmup_t": config.warmup, "warmup_lr_init": first, "warmup_prefix": True}
+        first_lr = config.lr * min(1, config.epoch / max(1, config.warmup))
+        warmup = {"warmup_t": config.warmup, "warmup_lr_init": first_lr, "warmup_prefix": True}
         self.config, self.starts, self.cosines = config, starts, []
         for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            for group in optimizer.param_groups:  # where timm looks for the rate to begin with
+            for group in optimizer.param_groups:  # timm reads the cosine's initial learning rate here
                 group["initial_lr"] = config.restart_lr[i - 1] if i else config.lr
-            given = {"lr_min": config.min_lr, "t_in_epochs": False, **({} if i else warmup)}
-            self.cosines.append(CosineLRScheduler(optimizer, end - start, initialize=False, **given))
+            options = {"lr_min": config.min_lr, "t_in_epochs": False, **({} if i else warmup)}
+            self.cosines.append(CosineLRScheduler(optimizer, end - start, initialize=False, **options))
 
-    def step_update(self, step):
-        part = self.config.part(step)
-        self.cosines[part].step_update(step - self.starts[part] if part else step)
+    def step_update(self, step: int) -> None:
+        """Set the optimiser's learning rate for a step, counted from 0."""
+        i = self.config.restarts_before(step)
+        self.cosines[i].step_update(step - self.starts[i] if i else step)

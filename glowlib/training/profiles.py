@@ -1,7 +1,8 @@
 """Profiles: one typed configuration, one YAML file each in profiles/, unknown keys refused."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,55 +15,74 @@ FOLDER = Path(__file__).with_name("profiles")
 
 @dataclass(frozen=True)
 class Profile:
-    """What one run of the kit does."""
+    """One configuration of the kit: what is trained, and what is evaluated."""
 
     name: str
-    datasets: tuple = ()  # test sets, by name
-    sigmas: tuple = (10, 30, 50)
-    protocols: tuple = ("float",)  # of the noise
-    seeds: tuple = (0,)
-    methods: tuple = ()  # shipped models and classical methods, by name
-    notebooks: tuple = ()  # what `make reproduce` runs
+    datasets: tuple[str, ...] = ()  # test sets
+    sigmas: tuple[float, ...] = (10, 30, 50)  # test noise levels: the paper's
+    protocols: tuple[str, ...] = ("float",)  # of the noise
+    seeds: tuple[int, ...] = (0,)
+    methods: tuple[str, ...] = ()  # shipped models and classical methods
+    tile: int = 0  # side of the tiles that the study scores with, pixels; 0: chosen for each network
+    centre_crops: dict = field(default_factory=dict)  # data set -> side of the central crop that the study scores
+    comparisons: tuple = ()  # pairs of models that the study compares; the first is its primary test
+    notebooks: tuple[str, ...] = ()  # that `make reproduce` runs
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    fine_tuning: dict = field(default_factory=dict)  # what is other when a trained model is trained further
+    fine_tuning: dict = field(default_factory=dict)  # fields of `training` that differ when a trained model is tuned
     models: dict = field(default_factory=dict)  # name of a model to train -> {"network": …, "training": {…}, options}
 
 
-def list_profiles():
+def list_profiles() -> list[str]:
     """Names of the profiles that come with the kit."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_profile(name_or_path):
-    """A `Profile`, by the name of one that comes with the kit or the path of a YAML file."""
-    path = Path(str(name_or_path))
+def require_file_name(kind: str, name: Any, where: str) -> None:
+    """Refuse a name that could not be the name of one folder: names from YAML become parts of paths."""
+    if not isinstance(name, str) or not name.isprintable() or not name.strip(". ") or {*name} & {*"/\\:"}:
+        raise KitError(f"{where}: {name!r} cannot name a {kind}: give it letters and digits, and no separators")
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """Read a profile.
+
+    Args:
+        name_or_path: a name of `list_profiles`, or the path of a YAML file.
+    Raises:
+        KitError: for an unknown name, an unreadable file, an unknown key, a value that does not fit, or a name of a
+            profile or model that holds path separators.
+    """
+    path = Path(str(name_or_path)).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         if str(name_or_path) not in list_profiles():
             raise KitError(f"unknown profile {str(name_or_path)!r}; known are: {', '.join(list_profiles())}")
         path = FOLDER / f"{name_or_path}.yaml"
     try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise KitError(f"cannot read the profile {path}: {str(error).splitlines()[0]}") from error
     if not isinstance(values or {}, dict):
         raise KitError(f"{path.name} should hold keys and values")
-    values = {"name": path.name.rsplit(".", 1)[0], **(values or {})}
+    values = {"name": path.stem, **(values or {})}
     values["training"] = typed(TrainingConfig, values.get("training", {}), f"{path.name}, training")
     profile = typed(Profile, values, path.name)
-    common = asdict(profile.training)  # a section says what is other there
-    typed(TrainingConfig, {**common, **profile.fine_tuning}, f"{path.name}, fine_tuning")
+    require_file_name("profile", profile.name, path.name)
+    recipe = asdict(profile.training)  # fine_tuning and each model's training override parts of it
+    typed(TrainingConfig, {**recipe, **profile.fine_tuning}, f"{path.name}, fine_tuning")
     for name, options in profile.models.items():
-        if not isinstance(options, dict) or "network" not in options:
+        require_file_name("model", name, path.name)
+        if not isinstance(options, dict) or not isinstance(options.get("network"), str):
             raise KitError(f"{path.name}, model {name}: it needs a network and may have options of create_model")
         where, given = f"{path.name}, model {name}, training", options.get("training", {})
-        typed(TrainingConfig, {**common, **given} if isinstance(given, dict) else given, where)
+        typed(TrainingConfig, {**recipe, **given} if isinstance(given, dict) else given, where)
     return profile
 
 
-def resolve_model(profile, model):
-    """The name of the model that `model` means in a profile: a name in its list, or a network that one there is of.
+def resolve_model(profile: Profile, model: str) -> str:
+    """Resolve `model` to a model of the profile: its name, or its network if only one model has that network.
 
-    Raises KitError for an unknown name, and for a network that several models are of.
+    Raises:
+        KitError: for an unknown name, and for a network that several models have.
     """
     if model in profile.models:
         return model
@@ -74,16 +94,25 @@ def resolve_model(profile, model):
     return found[0]
 
 
-def plan(profile, model, start=None, **changes):
-    """(name, network, options, recipe) of the model that `model` means in a profile.
+def plan(
+    profile: Profile, model: str, start: str | Path | None = None, **changes: Any
+) -> tuple[str, str, dict, TrainingConfig]:
+    """What is trained for a model of a profile.
 
-    model: as for `resolve_model`. start: whether it is trained further, by the profile's recipe for that. changes:
-    fields of `TrainingConfig`; those that are None are ignored. Raises KitError for values out of range, too.
+    Args:
+        profile: from `load_profile`.
+        model: see `resolve_model`.
+        start: trained weights to begin with; if given, the profile's `fine_tuning` applies.
+        changes: fields of `TrainingConfig` that replace the profile's; those that are None are ignored.
+    Returns:
+        (name of the run, name of the network, its options, its recipe).
+    Raises:
+        KitError: for an unknown model, an unknown field, or values out of range.
     """
     key = resolve_model(profile, model)
     options = dict(profile.models[key])
     given = {**options.pop("training", {}), **(profile.fine_tuning if start else {})}
     given |= {k: v for k, v in changes.items() if v is not None}
-    recipe = replace(profile.training, **given)
+    recipe = typed(TrainingConfig, {**asdict(profile.training), **given}, "training options")
     name = key if recipe.level is None else f"{key}-sigma{recipe.level:g}"
     return name, options.pop("network"), options, recipe

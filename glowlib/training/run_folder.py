@@ -1,98 +1,205 @@
-"""The folder of a training run: checkpoints, log and exported weights, never half-written, never mixed up."""
+"""The folder of a training run: its lock, checkpoints, log and exported weights. No file in it is ever half-written."""
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save as pack
+from torch import nn
 
 from ..errors import KitError
-from ..files import atomic_write, write_csv
+from ..files import atomic_write, locked, write_csv
 
 VALIDATION_SIGMAS = (10, 25, 50)
 SCORES = tuple(f"{score}_sigma{s}" for score in ("psnr", "ssim") for s in VALIDATION_SIGMAS)
 COLUMNS = ("step", "loss", "lr", "images_per_second", *SCORES)
 
-
-def rotate(folder):
-    """The finished new.pt becomes last.pt; the one before stays as previous.pt, in case the machine tears this one."""
-    if (folder / "last.pt").exists():
-        (folder / "last.pt").replace(folder / "previous.pt")
-    (folder / "new.pt").replace(folder / "last.pt")
+LOCK_WAIT = 8.0  # seconds; the data workers of a training that was killed hold its lock for up to five
 
 
-def remove_leftovers(folder):
-    """Remove what a killed process was writing. Only for a folder that no other process writes in."""
-    for path in folder.glob("*.part"):
-        path.unlink()
+@contextmanager
+def clear_write_errors(folder: Path) -> Iterator[None]:
+    """Context manager that turns an OSError into a KitError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise KitError(f"cannot write in {folder}: {error.strerror or error}") from error
 
 
-def save_checkpoint(folder, state):
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a run folder for one training, see `files.locked`.
+
+    Raises:
+        KitError: if another training holds the folder.
+    """
+    with locked(folder, LOCK_WAIT, "another training is running in {path}: stop it, or give another --out"):
+        yield
+
+
+def promote(folder: Path) -> None:
+    """Rename the finished new.pt to last.pt; the one before is kept as previous.pt, in case a crash truncates this."""
+    with clear_write_errors(folder):
+        if (folder / "last.pt").exists():
+            (folder / "last.pt").replace(folder / "previous.pt")
+        (folder / "new.pt").replace(folder / "last.pt")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a killed process. Only for a folder that no other process writes in."""
+    with clear_write_errors(folder):
+        for path in folder.glob("*.part"):
+            path.unlink(missing_ok=True)
+
+
+def save_checkpoint(folder: Path, checkpoint: dict) -> None:
+    """Write a checkpoint as last.pt. Raises KitError where it cannot be written; the one before is kept."""
     with atomic_write(folder / "new.pt") as temporary:
-        torch.save(state, temporary)
-    rotate(folder)
+        torch.save(checkpoint, temporary)
+    promote(folder)
 
 
-def load_checkpoint(folder):
-    """The newest readable state of a run folder, or None for a new run."""
+def load_checkpoint(folder: Path) -> dict | None:
+    """The newest readable checkpoint of a run folder, or None for a new run.
+
+    Raises:
+        KitError: if there are checkpoints, but none can be read.
+    """
     found = [p for p in (folder / "new.pt", folder / "last.pt", folder / "previous.pt") if p.exists()]
     for path in found:
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a torn file raises whatever its bytes happen to spell
-            print(f"{path} is unreadable ({type(error).__name__}); going on from the one before", flush=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises many kinds of errors for a truncated file
+            print(f"{path} is unreadable ({type(error).__name__}); continuing from the checkpoint before", flush=True)
             continue
         if path.name == "new.pt":  # the run was killed between writing and renaming
-            rotate(folder)
-        return state
+            promote(folder)
+        return checkpoint
     if found:
         raise KitError(f"no readable checkpoint is left in {folder}: move the folder away to start again")
     return None
 
 
-def check_same(old, new):
-    """Refuse to go on with another configuration, naming what differs."""
-    for key in sorted(set(old) | set(new)):
+def check_same(old: dict, new: dict) -> None:
+    """Compare the descriptions of a checkpoint and of the training that is to continue it.
+
+    A description may say which images are trained on, as "images"; that of a checkpoint from before this was recorded
+    does not, and a line says that they cannot be compared.
+
+    Raises:
+        KitError: if they differ, naming what differs.
+    """
+    images, old = new.get("images"), dict(old)
+    if images is not None:
+        check_images(old.pop("images", None), images)
+    for key in sorted((set(old) | set(new)) - {"images"}):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             check_same(a, b)
         elif a != b:
-            raise KitError(f"this run was begun with {key} = {a}, not {b}: give another --out to start a new one")
+            raise KitError(f"this run was started with {key} = {a}, not {b}: give another --out to start a new one")
 
 
-def export(folder, network, description, name="model"):
-    """Write what is shipped: <name>.safetensors (half precision, description inside); for a model config.json too."""
-    weights = {n: t.half() if t.is_floating_point() else t for n, t in network.state_dict().items()}
-    weights = {n: t.cpu().contiguous() for n, t in weights.items()}
-    text = json.dumps(description, indent=1)
-    packed = pack(weights, {"glowlib": json.dumps(description)})
+def check_images(old: dict | None, new: dict) -> None:
+    """Refuse to continue a run with other images, see `check_same`."""
+    if old is None:
+        print("note: this checkpoint does not record its training images: they are taken to be the same", flush=True)
+        return
+    if old == new:
+        return
+    what = "their names or pixels differ"
+    for key in ("count", "held_out"):
+        if old.get(key) != new[key]:
+            what = f"{key.replace('_', ' ')} was {old.get(key)}, and is {new[key]}"
+            break
+    raise KitError(f"the training images have changed since this run was started ({what}): give another --out")
+
+
+def half_precision(network: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors that are exported: float16 where they are floating point, on the CPU.
+
+    Raises:
+        KitError: for values that are not finite, or exceed the range of float16.
+    """
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        half = tensor.half() if tensor.is_floating_point() else tensor
+        if not half.isfinite().all():
+            reason = "exceeds the range of half precision" if tensor.isfinite().all() else "is not finite"
+            raise KitError(f"{name} {reason}, so the weights are not exported: lower lr, or train in float32")
+        tensors[name] = half.cpu().contiguous()
+    return tensors
+
+
+def export(folder: Path, network: nn.Module, description: dict, name: str = "model") -> None:
+    """Write the weights that others load: half precision, with the description inside; for "model" config.json, too.
+
+    Args:
+        folder: where to.
+        network: the network.
+        description: what `load_pretrained` and the model card read.
+        name: of the file, without .safetensors.
+    Raises:
+        KitError: see `half_precision`; and where the files cannot be written.
+    """
+    packed = pack(half_precision(network), {"glowlib": json.dumps(description)})
     with atomic_write(folder / f"{name}.safetensors") as temporary:
         temporary.write_bytes(packed)
     if name == "model":
         with atomic_write(folder / "config.json") as temporary:
-            temporary.write_text(text + "\n")
+            temporary.write_text(json.dumps(description, indent=1) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """The rows of a log.csv; none if there is no file.
+
+    Raises:
+        KitError: for a damaged file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            int(row["step"]), [float(row[name] or 0) for name in COLUMNS]
+            if None in row or None in row.values():
+                raise ValueError("a row of another length")
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise KitError(f"cannot read {path} ({type(error).__name__}: {error}): move it away to continue") from error
+    return rows
 
 
 class Log:
-    """The CSV log, and TensorBoard's where that is installed; on resuming, rows after the checkpoint are dropped."""
+    """The CSV log, and TensorBoard's where that is installed. On resuming, rows after the checkpoint are dropped."""
 
-    def __init__(self, path, step):
+    def __init__(self, path: Path, step: int):
+        """
+        Args:
+            path: of the CSV file.
+            step: of the checkpoint.
+        """
         self.path = path
-        rows = list(csv.DictReader(path.open())) if path.exists() else []
-        self.rows = [row for row in rows if int(row["step"]) <= step]
+        self.rows = [row for row in read_log(path) if int(row["step"]) <= step]
         self.write()
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(path.parent / "tensorboard", purge_step=step + 1)
+            with clear_write_errors(path.parent):
+                self.board = SummaryWriter(path.parent / "tensorboard", purge_step=step + 1)
         except ImportError:
             self.board = None
 
-    def best(self):
-        """The highest mean held-out PSNR so far."""
+    def best(self) -> float:
+        """The highest mean validation PSNR so far, dB."""
         return max((mean_psnr(row) for row in self.rows if row.get(SCORES[0])), default=float("-inf"))
 
-    def add(self, **row):
+    def add(self, **row: Any) -> None:
+        """Append a row; its keys are COLUMNS."""
         self.rows.append(row)
         self.write()
         if self.board:
@@ -100,9 +207,10 @@ class Log:
                 if name != "step":
                     self.board.add_scalar(name, float(value), row["step"])
 
-    def write(self):
+    def write(self) -> None:
         write_csv(self.path, COLUMNS, self.rows)
 
 
-def mean_psnr(row):
+def mean_psnr(row: dict) -> float:
+    """Mean of a row's validation PSNRs over the noise levels, dB."""
     return sum(float(row[f"psnr_sigma{s}"]) for s in VALIDATION_SIGMAS) / len(VALIDATION_SIGMAS)

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageOps
 
-from glowlib.data.images import centre_crop, to_array, to_tensor
+from glowlib.data.images import BAND, ORIENTATION, centre_crop, to_array, to_pixels, to_tensor
 from glowlib.errors import KitError
 
 few = settings(max_examples=40, deadline=None)
@@ -148,10 +148,134 @@ def test_anything_else_is_refused_in_one_line(bad):
     assert "\n" not in str(caught.value)
 
 
-# Files
-
-
 def test_the_centre_crop():
     image = np.arange(7 * 5).reshape(7, 5)
     assert np.array_equal(centre_crop(image, 3), image[2:5, 1:4])
     assert np.array_equal(centre_crop(image, 6), image[0:6])
+
+
+# --- PIL images keep what they say about their colours
+
+
+def pil(mode, photograph):
+    grey = Image.fromarray(photograph[:8, :12, 0].astype(np.uint16) * 257)
+    return grey if mode == "I;16" else Image.fromarray(np.ascontiguousarray(photograph[:8, :12])).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA", "I;16", "P", "1"])
+def test_a_pil_image_comes_back_upright_with_profile_and_resolution(mode, photograph):
+    image = pil(mode, photograph)
+    image.getexif()[ORIENTATION] = 6
+    image.info |= {"icc_profile": b"a profile", "dpi": (300, 200)}
+    upright = ImageOps.exif_transpose(image)
+    tensor, rebuild = to_tensor(image)
+    back = rebuild(tensor)
+    assert back.size == (8, 12)
+    assert np.array_equal(np.asarray(back), np.asarray(upright if mode not in "P1" else upright.convert(back.mode)))
+    assert back.info == {"icc_profile": b"a profile", "dpi": (300, 200)}
+    assert ORIENTATION not in back.getexif()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1"])
+def test_a_transparent_colour_of_a_pil_image_becomes_alpha(mode, photograph):
+    image = pil(mode, photograph)
+    key = image.getpixel((3, 4))
+    image.info["transparency"] = key // 255 if mode == "1" else key
+    tensor, rebuild = to_tensor(image)
+    back = rebuild(tensor)
+    assert back.mode == ("RGBA" if mode in ("RGB", "P") else "LA")
+    same = (np.asarray(image).reshape(8, 12, -1) == np.asarray(key).astype(bool if mode == "1" else int)).all(2)
+    assert np.array_equal(np.asarray(back)[..., -1] == 0, same)
+
+
+def test_what_no_pil_image_can_give_back_is_refused(photograph):
+    image = pil("I;16", photograph)
+    image.info["transparency"] = 0
+    with pytest.raises(KitError, match="16 bits with transparency"):
+        to_tensor(image)
+
+
+def test_the_profile_of_cmyk_is_not_kept(photograph):
+    image = pil("CMYK", photograph)
+    image.info["icc_profile"] = b"a profile of inks"
+    tensor, rebuild = to_tensor(image)
+    assert "icc_profile" not in rebuild(tensor).info
+
+
+def test_a_pil_image_that_cannot_be_decoded_is_one_line(tmp_path, photograph):
+    Image.fromarray(photograph).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(KitError, match="cannot be decoded"):
+        to_tensor(Image.open(tmp_path / "a.jpg"))
+
+
+@pytest.mark.parametrize("dpi", [(0, 0), (float("nan"), 72), ("a", "b"), 72, (1e9, 1e9), None])
+def test_a_resolution_without_sense_is_left_out(dpi, photograph):
+    image = pil("RGB", photograph)
+    image.info["dpi"] = dpi
+    tensor, rebuild = to_tensor(image)
+    assert "dpi" not in rebuild(tensor).info
+
+
+# --- floats on another scale
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, torch.float32, torch.bfloat16], ids=str)
+def test_floats_on_the_scale_to_255_are_refused(kind, photograph):
+    image = photograph.astype(np.float64)
+    image = torch.from_numpy(image).permute(2, 0, 1).to(kind) if isinstance(kind, torch.dtype) else image.astype(kind)
+    for scale in (1, -1, 0.1):
+        with pytest.raises(KitError, match="divide by 255"):
+            to_tensor(image * scale)
+    with pytest.raises(KitError, match="divide by 255"):
+        to_array(image)
+    assert to_array(image, any_range=True).max() > 200
+
+
+@pytest.mark.parametrize("sigma", [25, 100, 200])
+def test_noise_of_every_level_is_accepted(sigma):
+    clean = np.random.default_rng(0).choice([0.0, 1.0], (1000, 1000, 3))
+    noisy = clean + sigma / 255 * np.random.default_rng(1).standard_normal(clean.shape)
+    assert noisy.max() > 1 + 4.5 * sigma / 255
+    to_tensor(noisy)
+
+
+# --- what must not matter
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+def test_the_byte_order_does_not_matter(dtype):
+    top = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
+    image = (np.random.default_rng(0).random((4, 5, 3)) * top).astype(dtype)
+    other = image.astype(image.dtype.newbyteorder())
+    tensor, rebuild = to_tensor(other)
+    assert torch.equal(tensor, to_tensor(image)[0])
+    assert rebuild(tensor).dtype == other.dtype
+    assert np.array_equal(rebuild(tensor), image)
+
+
+def test_large_images_are_rebuilt_in_bands():
+    image = np.random.default_rng(0).integers(0, 65536, (3 * BAND + 7, 5, 4)).astype(np.uint16)
+    tensor, rebuild = to_tensor(image)
+    assert np.array_equal(rebuild(tensor), image)
+
+
+def test_integers_are_not_copied():
+    image = np.zeros((6, 7, 3), np.uint8)
+    assert to_pixels(image).values.data_ptr() == image.ctypes.data
+
+
+def test_a_default_type_and_device_do_not_matter(photograph):
+    expected = to_tensor(photograph)[0], to_array(photograph)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        found = to_tensor(photograph)[0], to_array(photograph)
+    finally:
+        torch.set_default_dtype(before)
+        torch.set_default_device(None)
+    assert found[0].dtype == torch.float32
+    assert torch.equal(found[0], expected[0])
+    assert np.array_equal(found[1], expected[1])

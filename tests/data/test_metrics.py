@@ -115,6 +115,16 @@ def test_grey_is_scored_as_three_equal_channels(photograph):
 
 
 @pytest.mark.parametrize("score", [psnr, ssim])
+def test_other_scales(score, photograph):
+    """Of the clean image an error; a restored one may be that of an untrained network: clipped, and said."""
+    floats = photograph.astype(np.float32)
+    with pytest.raises(KitError, match="divide by 255"):
+        score(floats, photograph)
+    with pytest.warns(UserWarning, match="restored values reach 2.*clipped"):
+        assert score(photograph, floats) == score(photograph, floats.clip(0, 1))
+
+
+@pytest.mark.parametrize("score", [psnr, ssim])
 def test_what_cannot_be_compared(score):
     with pytest.raises(KitError, match="cannot compare"):
         score(np.zeros((16, 16, 3)), np.zeros((16, 17, 3)))

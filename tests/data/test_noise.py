@@ -133,6 +133,39 @@ def test_impossible_levels_are_refused(sigma):
         add_noise(grey_image(4), sigma, seed=0, name="a")
 
 
+@pytest.mark.parametrize("seed", [np.int64(3), np.uint8(3), np.int32(3)], ids=lambda s: type(s).__name__)
+def test_numpys_integers_are_the_same_seed(seed):
+    assert np.array_equal(
+        add_noise(grey_image(8), 25, seed=seed, name="a"), add_noise(grey_image(8), 25, seed=3, name="a")
+    )
+
+
+@pytest.mark.parametrize("seed", [0.0, 3.5, "3", None, True])
+def test_a_seed_that_is_no_whole_number_is_refused(seed):
+    """0.0 would be another draw than 0, without a word."""
+    with pytest.raises(KitError, match="seed is a whole number"):
+        add_noise(grey_image(8), 25, seed=seed, name="a")
+
+
+def test_a_default_type_and_device_do_not_change_the_draw():
+    expected = gaussian(8, 9, 25, 0, "a.png")
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        found = gaussian(8, 9, 25, 0, "a.png")
+    finally:
+        torch.set_default_dtype(before)
+        torch.set_default_device(None)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+def test_a_name_that_is_no_text_has_a_draw():
+    name = os.fsdecode(b"caf\xe9.png")
+    assert gaussian(4, 4, 25, 0, name).shape == (3, 4, 4)
+
+
 def test_unknown_protocol_lists_the_known():
     with pytest.raises(ValueError, match="float, 8bit"):
         add_noise(grey_image(4), 10, seed=0, name="a", protocol="uint8")

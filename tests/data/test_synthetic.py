@@ -1,9 +1,9 @@
-"""Drawn crops: what they hold, and that they depend on their generator alone."""
+"""Synthetic images: what they contain, and that they depend on their generator alone."""
 
 import numpy as np
 import pytest
 
-from glowlib.data.synthetic import bars, board, drawing, ramp, text
+from glowlib.data.synthetic import checkerboard, gradient, stripes, synthetic_image, text
 
 SIDE = 64
 GRID = np.ogrid[:SIDE, :SIDE]
@@ -13,35 +13,35 @@ def rng(*seed):
     return np.random.default_rng(seed)
 
 
-def test_drawings_are_pictures_and_differ():
-    drawn = [drawing(rng(i), SIDE) for i in range(60)]
-    for picture in drawn:
-        assert picture.shape == (SIDE, SIDE, 3)
-        assert picture.dtype == np.float32
-        assert 0 <= picture.min() <= picture.max() <= 1
-    assert len({picture.tobytes() for picture in drawn}) > 50
-    assert np.array_equal(drawing(rng(7), SIDE), drawn[7])
+def test_synthetic_images_are_images_and_differ():
+    drawn = [synthetic_image(rng(i), SIDE) for i in range(60)]
+    for image in drawn:
+        assert image.shape == (SIDE, SIDE, 3)
+        assert image.dtype == np.float32
+        assert 0 <= image.min() <= image.max() <= 1
+    assert len({image.tobytes() for image in drawn}) > 50
+    assert np.array_equal(synthetic_image(rng(7), SIDE), drawn[7])
     full = [p for p in drawn if (p.min(), p.max()) == (0, 1)]
     assert len(full) > 10  # black beside white
 
 
-@pytest.mark.parametrize("kind", [board, bars])
+@pytest.mark.parametrize("kind", [checkerboard, stripes])
 def test_sharp_edges(kind):
     for seed in range(20):
         share = np.broadcast_to(kind(rng(seed), *GRID), (SIDE, SIDE))
         assert set(np.unique(share)) <= {0, 1}
 
 
-def test_a_board_is_one():
-    share = board(rng(3), *GRID)
+def test_a_checkerboard_alternates():
+    share = checkerboard(rng(3), *GRID)
     rows, columns = share[:, :1] ^ share[:1, :1], share[:1] ^ share[:1, :1]
     assert np.array_equal(share, rows ^ columns ^ share[:1, :1])
     assert 0.3 < share.mean() < 0.7
 
 
-def test_a_ramp_is_straight():
+def test_a_gradient_is_linear():
     for seed in range(20):
-        share = ramp(rng(seed), *GRID)
+        share = gradient(rng(seed), *GRID)
         assert abs(np.diff(share, 2, axis=0)).max() < 1e-12
         assert abs(np.diff(share, 2, axis=1)).max() < 1e-12
 

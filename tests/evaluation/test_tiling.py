@@ -1,6 +1,7 @@
 """Restoring any size: whole and tile by tile, every kind of image, and what must not matter."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from glowlib.data.images import Pixels
 from glowlib.errors import KitError
 from glowlib.evaluation.tiling import automatic_tile, denoise, fitted, positions, ramp
 from glowlib.networks import create_model
+from glowlib.networks.base import LEAST_LEVEL
+from glowlib.networks.noise_level import estimate_sigma
 
 NETWORKS = ("sunet", "gcunet", "glownet", "sglownet")
 SIZES = [(16, 16), (37, 53), (128, 96), (17, 301)]
@@ -31,6 +35,7 @@ class Pixelwise(nn.Module):
         self.config = SimpleNamespace(training_size=32, patch_size=4)
         self.weight, self.bias = nn.Parameter(self.WEIGHT.clone()), nn.Parameter(self.BIAS.clone())
         self.seen = []  # (shape, training) of each call
+        self.eval()
 
     def forward(self, x):
         self.seen.append((tuple(x.shape), self.training))
@@ -417,20 +422,36 @@ def test_batch_size_counts_tiles():
     assert [shape[0] for shape, _ in model.seen] == [5, 5, 2]
 
 
+class Switched(Pixelwise):
+    """Counts its switches of mode, and says in which mode it was when it ran."""
+
+    modes, switches = [], []  # of all copies
+
+    def train(self, mode=True):
+        self.switches.append(mode)
+        return super().train(mode)
+
+    def forward(self, x):
+        self.modes.append(self.training)
+        return super().forward(x)
+
+
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_restored(training):
-    model = Pixelwise().train(training)
+def test_a_shared_model_is_never_switched(training):
+    """Other threads may use it meanwhile, or train it: nobody else's flags change, not even for a moment."""
+    model = Switched().train(training)
+    model.inner = nn.Dropout().train(training)
+    before = model.state_dict(keep_vars=True)
+    Switched.modes.clear()
+    Switched.switches.clear()
+    seen = []
+    model.register_forward_hook(lambda module, *_: seen.append(module))
     denoise(model, as_batch(20, 30))
-    assert model.seen == [((1, 3, 20, 30), False)]
-    assert model.training == training
-
-    def fails(x):
-        raise RuntimeError("out of memory")
-
-    model.forward = fails
-    with pytest.raises(RuntimeError, match="out of memory"):
-        denoise(model, as_batch(20, 30))
-    assert model.training == training
+    assert Switched.modes == [False]
+    assert Switched.switches == ([False] if training else [])  # the copy's
+    assert (seen[0] is model) == (not training)
+    assert all(a is before[n] for n, a in seen[0].state_dict(keep_vars=True).items())  # the copy shares the weights
+    assert model.training == model.inner.training == training
 
 
 def test_a_network_in_training_mode_restores_as_in_eval_mode(build):
@@ -458,6 +479,250 @@ def test_refuses_options_that_do_not_fit(options, message):
         denoise(model, as_batch(100, 100), **options)
     assert "\n" not in str(caught.value)
     assert model.seen == []
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8], ids=lambda k: k.__name__)
+def test_numpys_integers_are_numbers(kind):
+    x = as_batch(50, 60)
+    found = denoise(Local(), x, tile=kind(32), overlap=kind(8), batch_size=kind(3), ensemble=kind(1))
+    assert torch.equal(found, denoise(Local(), x, tile=32, overlap=8, batch_size=3))
+
+
+# --- the level of the noise
+
+
+class Told(nn.Module):
+    """Returns the σ that it is told, as an image; with no weights at all."""
+
+    def __init__(self, **config):
+        super().__init__()
+        self.config = SimpleNamespace(training_size=32, patch_size=4, noise_normalisation=True, **config)
+        self.eval()
+
+    def forward(self, x, sigma=None):
+        return sigma[:, None, None, None].expand_as(x)
+
+
+@pytest.fixture(scope="module")
+def normalised(build):
+    return build("sunet", noise_normalisation=True, global_residual=True, qk_scale=None)
+
+
+def noisy(height, width, sigma, number=1):
+    draws = np.random.default_rng(7).standard_normal((number, 3, height, width))
+    return torch.from_numpy(0.5 + np.reshape(sigma, (-1, 1, 1, 1)) / 255 * draws).float()
+
+
+def test_one_level_for_an_image_whatever_its_tiles(normalised):
+    """It is the whole image's, unpadded, not each tile's: noise that differs from place to place shows it."""
+    x = noisy(40, 150, 20)
+    x[..., 75:] = 0.5 + 3 * (x[..., 75:] - 0.5)
+    levels = denoise(Told(), x, tile=32, overlap=8)
+    assert levels.std() < 1e-5
+    assert levels.mean().item() == pytest.approx(estimate_sigma(x).item(), rel=1e-5)
+    assert denoise(Told(), x, tile=32, overlap=8, batch_size=7).mean().item() == pytest.approx(levels.mean().item())
+
+
+@pytest.mark.parametrize(("height", "width"), [(37, 53), (64, 64)])
+def test_the_whole_image_is_the_model_itself(height, width, normalised):
+    x = noisy(height, width, 30, 2)
+    with torch.no_grad():
+        torch.testing.assert_close(denoise(normalised, x, tile=None, batch_size=2), normalised(x), rtol=1e-6, atol=1e-6)
+        expected = normalised(x, sigma=12.0)
+    torch.testing.assert_close(denoise(normalised, x, tile=None, sigma=12), expected, rtol=1e-5, atol=1e-5)
+    assert error(expected, normalised(x).detach()) > 1e-3
+
+
+def test_images_without_noise_have_the_least_level():
+    assert denoise(Told(), torch.full((1, 3, 20, 30), 0.5)).mean().item() == pytest.approx(LEAST_LEVEL)
+    assert denoise(Told(), torch.full((1, 3, 20, 30), 0.5), strength=0.5).mean().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "sigma",
+    [15, 15.0, np.float32(15), np.int64(15), torch.tensor(15.0), [15, 40], np.array([15, 40]), (15, 40)],
+    ids=str,
+)
+@pytest.mark.parametrize("strength", [1, 1.5, np.float64(0.5)])
+def test_a_told_level_replaces_the_estimate(sigma, strength):
+    levels = denoise(Told(), noisy(20, 70, (5, 60), 2), sigma=sigma, strength=strength, tile=32, overlap=4).mean(
+        (1, 2, 3)
+    )
+    expected = [15, 40] if np.size(sigma) == 2 else [15, 15]
+    assert levels.tolist() == pytest.approx([strength * level for level in expected])
+
+
+def test_each_image_of_a_batch_has_its_own_estimate():
+    x = noisy(80, 90, (5, 60), 2)
+    levels = denoise(Told(), x, tile=32, overlap=4, batch_size=3).mean((1, 2, 3))
+    assert levels.tolist() == pytest.approx(estimate_sigma(x).tolist(), rel=1e-5)
+    assert levels[1] > 5 * levels[0]
+
+
+def test_strength_removes_more_or_less(normalised):
+    """Twice the estimate is what twice the told level is."""
+    x = noisy(32, 40, 25)
+    told = denoise(normalised, x, sigma=2 * estimate_sigma(x).item())
+    torch.testing.assert_close(denoise(normalised, x, strength=2), told, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"sigma": bad} for bad in (0, -1, math.nan, math.inf, "25", None.__class__, [1, 2, 3], [25, 0], {}, [[1], [2, 3]])]
+    + [{"strength": bad} for bad in (0, -1, math.nan, math.inf, "2", None, True, [1])]
+    + [{"ensemble": bad} for bad in (0, 2, 9, -8, 8.0, "8", None, True)],
+    ids=str,
+)
+def test_refuses_levels_and_ensembles_that_make_no_sense(options):
+    with pytest.raises(KitError, match=f"{next(iter(options))} is ") as caught:
+        denoise(Told(), noisy(20, 30, 25, 2), **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"sigma": 25}, {"strength": 1.5}, {"sigma": 25, "strength": 0.5}], ids=str)
+def test_a_model_without_normalisation_takes_no_level(options, build):
+    for model in (build("sunet"), Pixelwise()):
+        with pytest.raises(ValueError, match="no noise normalisation"):
+            denoise(model, as_batch(20, 30), **options)
+    denoise(Pixelwise(), as_batch(20, 30), strength=1)
+
+
+def test_a_single_row_has_no_estimate():
+    with pytest.raises(KitError, match="1×30 pixels cannot be estimated: give sigma"):
+        denoise(Told(), torch.zeros(1, 3, 1, 30))
+    assert denoise(Told(), torch.zeros(1, 3, 1, 30), sigma=9).mean() == 9
+
+
+# --- the ensemble
+
+
+@pytest.mark.parametrize("tile", [None, 32, "auto"])
+def test_the_ensemble_is_the_mean_over_flips_and_turns(tile):
+    model, x = Local().eval(), as_batch(50, 77)
+    views = []
+    for flip in (False, True):
+        for quarters in range(4):
+            view = torch.rot90(x.flip(-1) if flip else x, quarters, (2, 3))
+            back = torch.rot90(denoise(model, view, tile=tile), -quarters, (2, 3))
+            views.append(back.flip(-1) if flip else back)
+    expected = torch.stack(views).mean(0)
+    found = denoise(model, x, tile=tile, ensemble=8)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert error(found, views[0]) > 1e-3
+    assert len({v.numpy().tobytes() for v in views}) == 8  # eight different ones
+
+
+def test_the_ensemble_of_integers_is_rounded_once():
+    image = (picture(20, 30, 3) * 65535).astype(np.uint16)
+    found = denoise(Pixelwise(), image, ensemble=8)
+    assert np.abs(found.astype(int) - denoise(Pixelwise(), image)).max() <= 1
+
+
+def test_the_ensemble_has_one_level():
+    x = noisy(30, 50, 25)
+    levels = denoise(Told(), x, ensemble=8)
+    assert levels.min().item() == pytest.approx(estimate_sigma(x).item(), rel=1e-5)
+    assert levels.max().item() == pytest.approx(estimate_sigma(x).item(), rel=1e-5)
+
+
+# --- models of every kind
+
+
+def test_wrappers_of_several_gpus_and_functions():
+    model, x = Local().eval(), as_batch(50, 60)
+    expected = denoise(model, x)
+    assert torch.equal(denoise(nn.DataParallel(model), x), expected)
+    assert torch.equal(denoise(model.forward, x, tile=64), denoise(model, x, tile=64))  # any function
+    assert torch.equal(denoise(nn.Sequential(model).eval(), x, tile=64), denoise(model, x, tile=64))
+    for other in (model.forward, nn.Sequential(model)):
+        with pytest.raises(KitError, match="give tile"):
+            denoise(other, x)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_result_that_is_not_finite_is_refused(value):
+    model = Pixelwise()
+    model.bias.data[1] = value
+    for image in (as_batch(20, 80), np.zeros((20, 80, 3), np.uint8)):
+        with pytest.raises(KitError, match="not finite"):
+            denoise(model, image, tile=32)
+
+
+class Exhausted(Pixelwise):
+    """Runs out of memory in the second tile, with a device's own error."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, x):
+        if self.seen:
+            raise self.error
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB, other allocations: 2 GB, max allowed: 3 GB)."),
+    ],
+    ids=["python", "cuda", "cpu", "mps"],
+)
+def test_running_out_of_memory_is_one_line(error):
+    with pytest.raises(KitError, match="not enough memory.*smaller tile, or batch_size 1") as caught:
+        denoise(Exhausted(error), as_batch(20, 80), tile=32, batch_size=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_of_a_model_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes"):
+        denoise(Exhausted(RuntimeError("shapes do not match")), as_batch(20, 80), tile=32, batch_size=1)
+
+
+# --- settings of the process, and threads
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("device", [None, "meta"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_default_type_and_device_do_not_matter(network, device, dtype, build):
+    model, image = build(network, qk_scale=None), (picture(40, 50, 3) * 255).astype(np.uint8)
+    expected = denoise(build(network, qk_scale=None), image, tile=32)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(device)
+        found = denoise(model, image, tile=32)
+    finally:
+        torch.set_default_dtype(before)
+        torch.set_default_device(None)
+    assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_threads_share_a_model(training, build):
+    model = build("glownet", drop_path_rate=0.5, qk_scale=None)
+    images = [as_batch(33, 40 + n) for n in range(6)]
+    expected = [denoise(model, x) for x in images]
+    try:
+        model.train(training)
+        with ThreadPoolExecutor(6) as pool:
+            found = list(pool.map(lambda x: denoise(model, x), images))
+    finally:
+        model.eval()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_large_integers_are_not_turned_into_floats_at_once(monkeypatch):
+    """Each tile is; so a large photograph needs its float result, and no float copy of itself."""
+    seen = []
+    scaled = Pixels.scaled
+    monkeypatch.setattr(Pixels, "scaled", lambda pixels, part: seen.append(tuple(part.shape)) or scaled(pixels, part))
+    denoise(Pixelwise(), np.zeros((100, 120, 3), np.uint8), tile=32)
+    assert set(seen) == {(3, 32, 32)}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -11,15 +11,14 @@ from glowlib.experiments.figures import (
     LOOKS,
     STYLE,
     busiest_crop,
-    growth_of_cost,
     intervals,
     learning_curves,
     psnr_against_sigma,
     quality_against_cost,
-    roofline,
     save,
     scatter_of_pair,
     style,
+    teaser,
     visual_comparison,
 )
 
@@ -62,6 +61,15 @@ def test_comparison_shows_the_square_that_is_given():
     figure = visual_comparison(CLEAN, NOISY, {}, crop=(30, 50), side=40)
     shown = next(axis for axis in figure.axes if axis.get_title() == "noisy").images[0].get_array()
     np.testing.assert_allclose(shown, NOISY[30:70, 50:90].clip(0, 1))
+
+
+def test_the_teaser_shows_one_square_of_each_version():
+    figure = teaser(CLEAN, NOISY, {"half": 0.5 * NOISY}, crop=(30, 50), side=40)
+    assert [axis.get_title() for axis in figure.axes] == ["clean", "noisy", "half"]
+    scores = [f"{psnr(CLEAN, image):.2f} dB" for image in (NOISY, 0.5 * NOISY)]
+    assert [axis.get_xlabel() for axis in figure.axes] == ["", *scores]
+    for axis, image in zip(figure.axes, (CLEAN / 255, NOISY, 0.5 * NOISY), strict=True):
+        np.testing.assert_allclose(axis.images[0].get_array(), image[30:70, 50:90].clip(0, 1), atol=1e-6)
 
 
 def test_curves_hold_the_summarys_numbers():
@@ -111,24 +119,6 @@ def test_learning_curves_hold_the_logs_numbers():
     assert [line.get_label() for line in axis.lines] == ["a", "b"]
     np.testing.assert_allclose(axis.lines[0].get_xydata(), [(100, 20)])
     np.testing.assert_allclose(axis.lines[1].get_xydata(), [(100, 21), (200, 23)])
-
-
-def test_roofline_places_each_network_below_the_machine():
-    rows = [("sunet-paper", "kit", 64.0, 0.5, 2000.0, 160.0), ("sunet-paper", "plain", 64.0, 0.8, 6400.0, 160.0)]
-    speed = pd.DataFrame(rows, columns=["model", "form", "gflop", "seconds", "megabytes", "peak"])
-    *points, line = roofline(speed, 40.0).axes[0].lines
-    np.testing.assert_allclose([p.get_xydata()[0] for p in points], [(32, 128), (10, 80)])
-    x, y = line.get_data()
-    np.testing.assert_allclose(y, np.minimum(160, 40 * x))
-
-
-def test_growth_leaves_the_restored_image_out():
-    grown = pd.DataFrame(
-        {"pixels": [1e6, 4e6], "seconds": [10, 41], "low": [9, 40], "high": [11, 42], "memory": [100, 136]}
-    )
-    time, memory = growth_of_cost(grown).axes
-    np.testing.assert_allclose(time.lines[0].get_ydata(), [10, 10.25])
-    np.testing.assert_allclose([line.get_ydata() for line in memory.lines], [(100, 136), (88, 88)])
 
 
 def test_saving_twice_gives_equal_files_with_text(tmp_path):

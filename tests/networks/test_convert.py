@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from originals import as_original
 
 from glowlib.errors import KitError
-from glowlib.networks import PUBLISHED
+from glowlib.networks import PUBLISHED, convert, create_model
 from glowlib.networks.base import parameter_count
 from glowlib.networks.convert import from_original
+from glowlib.networks.pretrained import list_models, load_pretrained
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CASES = json.loads(gzip.decompress((GOLDENS / "state_dicts.json.gz").read_bytes()))
@@ -77,6 +80,7 @@ def on_meta(monkeypatch):
         yield
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("case", SMALL)
 def test_original_output(case, golden_input):
     """‖a−b‖/‖b‖ < 1e-5: rounding comes to a few 1e-6, and a wrong LayerNorm epsilon is already beyond."""
@@ -193,14 +197,113 @@ def test_reads_back_any_combination(network, change, build, batch):
         assert torch.equal(rebuilt(x), model(x))
 
 
-def test_reads_a_state_dict_of_ours(build, batch):
-    """Without the derived buffers nothing tells which stages shift, so the training size is a hint."""
-    model = build("sunet", depths=(2, 2, 2, 2), qk_scale=None)
-    x = batch(64, 64)
+# --- weights of this kit, saved without their description
+
+
+OURS = [
+    ("sunet", {"global_residual": True, "qk_scale": None, "noise_normalisation": True, "depths": (2, 2, 2, 2)}),
+    ("sunet", {"qk_scale": 0.5, "denoising_head": True, "depths": (1, 1, 1, 1)}),
+    ("gcunet", {"global_residual": True, "noise_normalisation": True}),
+    ("gcunet", {"context_blocks": False, "patch_size": 4}),
+    ("gcunet", {**HEAD, "depths": (1, 1, 1, 2), "qk_scale": None, "window_size": 2}),
+    ("glownet", {"global_residual": True, "fusion": "gated", "attention_reach": 3}),
+    ("glownet", {"noise_normalisation": True, "fusion": "cross", "context_blocks": False}),
+    ("sglownet", {"global_residual": True, "qk_scale": None, "fusion": "rope", "attention_reach": 2}),
+    ("sglownet", {"context_blocks": False, "noise_normalisation": True, "fusion": "cross"}),
+    ("sglownet", {"fusion": "posenc", "window_size": 8}),  # the deepest stage's window had to shrink: the size shows
+]
+HINTS = {"global_residual", "noise_normalisation", "training_size"}
+HINTS_OF = {
+    "sunet": HINTS | {"qk_scale"},
+    "gcunet": HINTS,
+    "glownet": HINTS | {"qk_scale", "attention_reach", "fusion"},
+    "sglownet": HINTS | {"qk_scale", "attention_reach", "fusion"},
+}
+
+
+@pytest.mark.parametrize(("network", "change"), OURS, ids=combination_id)
+def test_weights_of_this_kit_are_never_guessed(network, change, build, batch):
+    """Each option that no tensor shows has to be given, and is named where it is not; then the outputs are equal."""
+    model = build(network, **change)
+    state, config = model.state_dict(), model.config
+    needed = HINTS_OF[network] | ({"qk_scale"} if config.denoising_head else set())
+    needed -= {"fusion"} if config.fusion == "cross" else set()
+    needed -= {"training_size"} if network != "gcunet" and config.window_size == 8 else set()
+    hints = {option: getattr(config, option) for option in needed}
+    for option in needed:
+        with pytest.raises(KitError, match=f"no tensor shows {option}:") as caught:
+            from_original(state, **{name: value for name, value in hints.items() if name != option})
+        assert "\n" not in str(caught.value)
+    rebuilt = from_original(state, **hints)
+    shown = {*needed, "embed_dim", "patch_size", "denoising_head", "context_blocks"}
+    if network != "sunet" and config.context_blocks:
+        shown |= {"context_ratio", "context_pooling", "context_fusion"}
+    shown -= {"context_blocks"} if network == "sunet" else set()
+    assert {o: getattr(rebuilt.config, o) for o in shown} == {o: getattr(config, o) for o in shown}
+    x = batch(72, 88)
     with torch.no_grad():
-        rebuilt = from_original(model.state_dict(), qk_scale=None, training_size=64)
         assert torch.equal(rebuilt(x), model(x))
-    assert rebuilt.config.training_size == 64
+
+
+@pytest.mark.parametrize("name", list_models().shipped)
+def test_a_shipped_model_saved_again_is_refused_or_right(name, tmp_path, batch):
+    model = load_pretrained(name)
+    torch.save(model.state_dict(), tmp_path / "again.pth")
+    with pytest.raises(KitError, match="again.pth: .*no tensor shows global_residual, noise_normalisation, "):
+        load_pretrained(tmp_path / "again.pth")
+    unseen = HINTS_OF[model.name] - ({"fusion"} if model.config.fusion == "cross" else set())
+    again = load_pretrained(tmp_path / "again.pth", **{option: getattr(model.config, option) for option in unseen})
+    x = batch(48, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))
+
+
+def test_the_weights_are_a_copy(build):
+    model = build("gcunet")
+    hints = {option: getattr(model.config, option) for option in HINTS}
+    rebuilt = from_original(model.state_dict(), **hints)
+    with torch.no_grad():
+        rebuilt.output.weight.zero_()
+    assert model.output.weight.abs().min() > 0
+
+
+# --- what training scripts put around a state dict
+
+
+@pytest.mark.parametrize("key", ["params", "params_ema", "state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "net.", "model._orig_mod.", "module.model."])
+def test_common_wrappers_open(key, prefix, originals):
+    state = {prefix + name: tensor for name, tensor in originals["gcunet"].items()}
+    model = from_original({"epoch": 3, key: state, "optimizer": {"state": {}}, "lr_schedulers": [{}]})
+    assert torch.equal(model.output.weight, originals["gcunet"]["output.weight"])
+
+
+def test_averaged_weights_come_first(originals):
+    state = originals["gcunet"]
+    averaged = {name: tensor * 2 if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    model = from_original({"params": state, "params_ema": averaged})
+    assert torch.equal(model.output.weight, 2 * state["output.weight"])
+
+
+def test_another_wrapper_is_named(originals):
+    with pytest.raises(KitError, match="params_ema, params, .*; found 'generator', 'epoch'"):
+        from_original({"generator": originals["gcunet"], "epoch": 3})
+    with pytest.raises(KitError, match="'9', …$") as caught:
+        from_original({str(i): None for i in range(2, 1000)} | {"x" * 9999: None})
+    assert len(str(caught.value)) < 400
+
+
+def test_a_dictionary_in_itself_ends():
+    content = {}
+    content["model"] = content
+    with pytest.raises(KitError, match="found 'model'"):
+        from_original(content)
+
+
+def test_a_name_that_comes_twice_is_refused(originals):
+    state = originals["gcunet"]
+    with pytest.raises(KitError, match="'output.weight' twice"):
+        from_original(state | {"module.output.weight": state["output.weight"]})
 
 
 # --- what from_original refuses
@@ -310,3 +413,87 @@ def test_refuses_what_is_no_checkpoint(state):
     with pytest.raises(KitError) as caught:
         from_original(state)
     assert "\n" not in str(caught.value)
+
+
+# --- tensors that are none the network can work with
+
+
+BAD_VALUES = {
+    "NaN": lambda t: t.masked_fill(torch.ones_like(t).cumsum(0) == 1, torch.nan),
+    "infinite": lambda t: t / 0,
+    "beyond float32": lambda t: t.double() * 1e300,
+    "complex": lambda t: t + 1j,
+    "whole numbers": lambda t: t.to(torch.int8),
+    "truth values": lambda t: t > 0,
+    "sparse": lambda t: t.to_sparse(),
+    "nested": lambda t: torch.nested.nested_tensor([t, t]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")
+@pytest.mark.parametrize("kind", BAD_VALUES)
+def test_refuses_values_that_are_none(kind, originals):
+    state = originals["gcunet"]
+    with pytest.raises(KitError, match=re.escape("output.weight")) as caught:
+        from_original(state | {"output.weight": BAD_VALUES[kind](state["output.weight"])})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32(dtype, originals):
+    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in originals["gcunet"].items()}
+    weights = from_original(state).state_dict()
+    assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in weights.values())
+    assert torch.equal(weights["output.weight"], state["output.weight"].float())
+
+
+@pytest.fixture
+def built_on(monkeypatch):
+    """The devices on which networks are built."""
+    devices = []
+
+    def create(name, **options):
+        devices.append(torch.get_default_device().type)
+        return create_model(name, **options)
+
+    monkeypatch.setattr(convert, "create_model", create)
+    return devices
+
+
+@pytest.mark.parametrize("network", PUBLISHED)
+def test_nothing_is_built_before_the_shapes_are_compared(network, originals, built_on):
+    state = dict(originals[network])
+    from_original(state)
+    assert built_on == ["meta", "cpu"]
+    built_on.clear()
+    name, tensor = next((n, t) for n, t in state.items() if n.startswith("layers_up.") and t.ndim > 1)
+    state[name] = tensor[1:]
+    with pytest.raises(KitError, match=re.escape(name)):
+        from_original(state)
+    assert built_on == ["meta"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_change_of_names_and_shapes_is_a_kit_error_or_loads(data, originals):
+    """Tensors dropped, renamed, reshaped, repeated: one line, whatever they spell."""
+    state = dict(originals[data.draw(st.sampled_from(sorted(originals)))])
+    for _ in range(data.draw(st.integers(1, 3))):
+        name = data.draw(st.sampled_from(sorted(state)))
+        tensor = state.pop(name)
+        change = data.draw(st.sampled_from(["drop", "name", "number", "shape", "scalar"]))
+        if change == "name":
+            state[data.draw(st.sampled_from([name + ".x", name[1:], "model." + name, "layers.9." + name]))] = tensor
+        elif change == "number":
+            state[re.sub(r"\d", lambda _: str(data.draw(st.integers(0, 9))), name)] = tensor
+        elif change == "shape":
+            sizes = st.lists(st.integers(0, 7), max_size=5)
+            state[name] = torch.zeros(data.draw(sizes))
+        elif change == "scalar":
+            state[name] = torch.tensor(0.0)
+    message = ""
+    try:
+        assert not from_original(state).training
+    except KitError as error:
+        message = str(error)
+    assert "\n" not in message

@@ -6,7 +6,9 @@ import pytest
 import torch
 from by_hand import randn
 
-from glowlib.networks.cross_attention import FUSIONS, position_encoding
+from glowlib.networks.cross_attention import FUSIONS, attend, position_encoding
+
+pytestmark = pytest.mark.usefixtures("form")
 
 
 def plain_attention(q, k, v, num_heads):
@@ -59,8 +61,8 @@ def plain_fusion(name, m, x, g, num_heads):
     )
     tokens = x.reshape(batch, -1, dim)
     if name == "cross":
-        asked = m.norm_global(pooled)
-        a = plain_attention(m.query_proj(m.norm_local(tokens)), m.key_proj(asked), m.value_proj(asked), num_heads)
+        context = m.norm_global(pooled)
+        a = plain_attention(m.query_proj(m.norm_local(tokens)), m.key_proj(context), m.value_proj(context), num_heads)
         return (tokens + m.out_proj(a)).reshape(x.shape)
     if "posenc" in name:
         place = plain_position(height, width, dim)
@@ -86,8 +88,8 @@ def test_cross_attention(name, height, width, step, filled):
 
 
 @pytest.mark.parametrize("name", FUSIONS)
-def test_cross_attention_asks_the_map(name, filled):
-    """A token far from a change of the map sees it all the same: the context is global."""
+def test_every_token_attends_to_the_whole_feature_map(name, filled):
+    """A change of the feature map reaches a token far from it: the context is global."""
     module = filled(FUSIONS[name](12, 3)).double()
     x, g = randn(1, 4, 4, 12), randn(1, 12, 8, 8, seed=1)
     elsewhere = g.clone()
@@ -102,3 +104,17 @@ def test_position_encoding_by_hand():
     expected = [math.sin(0.5), math.cos(1), math.sin(0.005), math.cos(0.01)]  # row 1, column 1: u = 1/2, v = 1
     assert place[4].tolist() == pytest.approx(expected, abs=1e-6)
     assert place[0].tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("height", "width", "reach"), [(6, 6, 3), (5, 7, 3), (1, 5, 2), (4, 4, 1)])
+def test_attention_confined_to_windows(height, width, reach):
+    """Token by token: attention over those of the same window, and none over padding."""
+    q, k, v = (randn(2, height * width, 8, seed=i) for i in range(3))
+    found = attend(q, k, v, 2, (height, width), reach)
+    index = torch.arange(height * width)
+    window = index // width // reach * width + index % width // reach
+    for token in range(height * width):
+        same = window == window[token]
+        expected = plain_attention(q[:, token : token + 1], k[:, same], v[:, same], 2)
+        torch.testing.assert_close(found[:, token : token + 1], expected, rtol=1e-10, atol=1e-10)
+    assert torch.equal(attend(q, k, v, 2, (height, width), max(height, width)), attend(q, k, v, 2, (height, width)))

@@ -1,10 +1,13 @@
 """The denoising head against a plain reference: slow, and written from the formulas."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from by_hand import close, plain_swin_block, randn
 
 from glowlib.networks.denoising_head import DenoisingHead
+
+pytestmark = pytest.mark.usefixtures("form")
 
 
 def test_denoising_head(filled):

@@ -8,11 +8,11 @@ from by_hand import close, randn
 from glowlib.networks.global_context import (
     ContextDownsample,
     GlobalContextBlock,
+    GlobalContextChain,
     MapNorm,
-    chain_coefficients,
-    context_blocks,
-    context_chain,
 )
+
+pytestmark = pytest.mark.usefixtures("form")
 
 
 def plain_context_block(block, x):
@@ -52,34 +52,14 @@ def test_context_block(pooling, fusion, filled):
 @pytest.mark.parametrize("fusion", FUSION_SETS[:3], ids="+".join)
 @pytest.mark.parametrize("pooling", ["att", "avg"])
 def test_context_chain_is_block_by_block(pooling, fusion, filled):
-    """Four blocks whose intermediate maps are never written, against four maps."""
-    blocks = filled(context_blocks(4, 8, 0.5, pooling, fusion)).double()
+    """Four blocks, whose intermediate feature maps the optimised form does not write, against four feature maps."""
+    blocks = filled(GlobalContextChain(4, 8, 0.5, pooling, fusion)).double()
     x = randn(2, 8, 5, 7)
     expected = x
     for block in blocks:
         expected = plain_context_block(block, expected)
-    close(context_chain(blocks, x), expected)
+    close(blocks(x), expected)
     assert (expected - x).abs().max() > 0.1
-
-
-@pytest.mark.parametrize("pooling", ["att", "avg"])
-def test_coefficients_of_a_product(pooling, filled):
-    """The context of basis @ x, from x: the product is never made."""
-    blocks = filled(context_blocks(3, 8, 0.5, pooling, ("mul", "add"))).double()
-    x, basis = randn(2, 5, 6, 7), randn(8, 5, seed=1)
-    expected = chain_coefficients(blocks, torch.einsum("dn,bnhw->bdhw", basis, x))
-    for a, b in zip(chain_coefficients(blocks, x, basis), expected, strict=True):
-        close(a, b)
-
-
-def test_downsample_of_a_product(filled):
-    """With and without a gradient, and where the zeros around the map meet its constant."""
-    down = filled(ContextDownsample(8)).double().eval()
-    x, matrix = randn(2, 5, 6, 8), randn(2, 8, 5, seed=1)
-    expected = down(torch.einsum("bdn,bnhw->bdhw", matrix, x))
-    close(down.of_product(matrix, x), expected)
-    with torch.no_grad():
-        close(down.of_product(matrix, x), expected.detach())
 
 
 def test_context_hidden_channels():

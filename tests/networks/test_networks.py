@@ -6,6 +6,7 @@ from dataclasses import fields
 import pytest
 import torch
 import torch.nn.functional as F
+from options import CASES, CHANGES, IDS, IGNORED, NETWORKS, relative_error
 
 from glowlib.errors import KitError
 from glowlib.networks import create_model
@@ -14,48 +15,12 @@ from glowlib.networks.config import FUSIONS, ModelConfig
 from glowlib.networks.cross_attention import FUSIONS as BUILT
 from glowlib.networks.swin import stage_options
 
-NETWORKS = ("sunet", "gcunet", "glownet", "sglownet")
-
-# One change at a time; together they reach every value of every option.
-CHANGES = {
-    "embed_dim": [{"embed_dim": 24, "num_heads": (1, 2, 3, 4)}],
-    "patch_size": [{"patch_size": 4}],
-    "window_size": [{"window_size": 1}, {"window_size": 5}, {"window_size": 8}],
-    "depths": [{"depths": (1, 2, 3, 1)}, {"depths": (1, 1, 1, 6)}],
-    "num_heads": [{"num_heads": (2, 1, 4, 8)}],
-    "qk_scale": [{"qk_scale": None}, {"qk_scale": 0.5}],
-    "drop_path_rate": [{"drop_path_rate": 0.5}],
-    "context_ratio": [{"context_ratio": 0.125}, {"context_ratio": 1}],
-    "context_pooling": [{"context_pooling": "att"}, {"context_pooling": "avg"}],
-    "context_fusion": [{"context_fusion": "mul"}, {"context_fusion": ["add"]}, {"context_fusion": ("mul", "add")}],
-    "fusion": [{"fusion": name} for name in ("cross", "gated", "posenc", "gated_posenc", "rope")],
-    "denoising_head": [{"denoising_head": True}],
-    "global_residual": [{"global_residual": True}],
-    "noise_normalisation": [{"noise_normalisation": True}, {"noise_normalisation": True, "global_residual": True}],
-    "context_blocks": [{"context_blocks": False}],
-    "attention_reach": [{"attention_reach": 3}, {"attention_reach": 1}],
-    "training_size": [{"training_size": 16}, {"training_size": 32}],
-}
-CASES = [(network, change) for network in NETWORKS for changes in CHANGES.values() for change in changes]
-IDS = [f"{network}-{'-'.join(f'{k}={v}' for k, v in change.items())}" for network, change in CASES]
-
-# The parts that an option belongs to, where a network has none of them: GCUNet has no tokens, SUNet no map.
-IGNORED = {
-    "sunet": {"context_ratio", "context_pooling", "context_fusion", "fusion", "context_blocks", "attention_reach"},
-    "gcunet": {"window_size", "num_heads", "qk_scale", "fusion", "attention_reach", "training_size"},
-    "glownet": set(),
-    "sglownet": set(),
-}
-
-
-def relative_error(a, b):
-    return ((a.double() - b.double()).norm() / b.double().norm()).item()
-
 
 def test_every_option_is_tried():
     assert set(CHANGES) == {field.name for field in fields(ModelConfig)}
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(("network", "change"), CASES, ids=IDS)
 def test_options_train_at_small_sizes(network, change, nano, batch):
     """From fresh weights, in training mode: finite, same size, and a gradient for every parameter.
@@ -75,6 +40,7 @@ def test_options_train_at_small_sizes(network, change, nano, batch):
         assert not missing
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", NETWORKS)
 def test_trains_at_128x96(network, nano, batch):
     torch.manual_seed(0)
@@ -87,6 +53,7 @@ def test_trains_at_128x96(network, nano, batch):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("change", [{}, {"context_fusion": ("mul", "add"), "denoising_head": True}])
 def test_every_parameter_matters(network, change, build, batch):
@@ -105,6 +72,7 @@ def test_every_parameter_matters(network, change, build, batch):
     assert {name for name, value in largest.items() if value < 1e-13 * scale} == unseen
 
 
+@pytest.mark.usefixtures("form")
 def test_rotated_keys_see_their_bias(build, batch):
     """A rotated bias differs from key to key, so rotary attention is the one whose key bias is learned."""
     model = build("sglownet", fusion="rope")
@@ -114,6 +82,7 @@ def test_rotated_keys_see_their_bias(build, batch):
     assert min(found) > 1e-7
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(("network", "change"), CASES, ids=IDS)
 def test_an_option_changes_the_output_where_it_should(network, change, build, batch):
     base, changed = build(network), build(network, **change)
@@ -128,6 +97,7 @@ def test_an_option_changes_the_output_where_it_should(network, change, build, ba
         assert relative_error(changed, base) > 1e-4
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", ("sunet", "glownet", "sglownet"))
 def test_drop_path_acts_in_training_only(network, build, batch):
     model = build(network, drop_path_rate=0.5)
@@ -146,15 +116,16 @@ def test_drop_path_acts_in_training_only(network, build, batch):
 
 def test_drop_path_rates_rise_linearly(nano):
     config = ModelConfig(**{**nano, "depths": (2, 1, 3, 1), "drop_path_rate": 0.3})
-    rates = [rate for i in range(4) for rate in stage_options(config, i)[-1]]
+    rates = [rate for i in range(4) for rate in stage_options(config, i)["drop_paths"]]
     assert rates == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
 
 
 def test_windows_are_planned_for_the_training_size():
     """Window 8, grids of 32, 16, 8 and 4 tokens: where the grid fits in one window, nothing shifts."""
     config = ModelConfig(training_size=128)
-    assert [stage_options(config, i)[2:4] for i in range(4)] == [(8, 4), (8, 4), (8, 0), (4, 0)]
-    assert [stage_options(config, i)[0] for i in range(4)] == [96, 192, 384, 768]
+    stages = [stage_options(config, i) for i in range(4)]
+    assert [(stage["window"], stage["shift"]) for stage in stages] == [(8, 4), (8, 4), (8, 0), (4, 0)]
+    assert [stage["dim"] for stage in stages] == [96, 192, 384, 768]
 
 
 @pytest.mark.parametrize(
@@ -168,6 +139,7 @@ def test_published_size(network, parameters):
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", NETWORKS)
 def test_bfloat16_agrees_loosely(network, build, batch):
     """bfloat16 keeps 8 bits: a few per cent after some twenty layers, whether cast or under autocast."""
@@ -184,9 +156,10 @@ def test_bfloat16_agrees_loosely(network, build, batch):
     assert relative_error(low, exact) < 0.05
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", NETWORKS)
-def test_mixed_precision_spares_the_picture(network, build, batch):
-    """Half the memory inside; at the picture the weights stay, whose rounding would show in it."""
+def test_mixed_precision_spares_the_layers_at_the_pixels(network, build, batch):
+    """The inner layers take half the memory; rounding of those at the pixels would show in the image."""
     model = build(network, qk_scale=None)
     x = batch(32, 48)
     with torch.no_grad():
@@ -202,6 +175,7 @@ def test_mixed_precision_spares_the_picture(network, build, batch):
     assert all(found <= {torch.bfloat16} for name, found in types.items() if name not in kept)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", NETWORKS)
 def test_float64_confirms_float32(network, build, batch):
     """The only difference between the two is rounding, so nothing inside is cast down by accident."""
@@ -213,6 +187,7 @@ def test_float64_confirms_float32(network, build, batch):
     assert relative_error(single, double) < 1e-5
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", NETWORKS)
 def test_grey_is_repeated(network, build, batch):
     model = build(network, global_residual=True)
@@ -221,6 +196,7 @@ def test_grey_is_repeated(network, build, batch):
         assert torch.equal(model(grey), model(grey.repeat(1, 3, 1, 1)))
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", NETWORKS)
 def test_global_residual_adds_the_input(network, build, batch):
     x = batch(19, 33)
@@ -229,6 +205,7 @@ def test_global_residual_adds_the_input(network, build, batch):
     torch.testing.assert_close(residual, plain + x)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", NETWORKS)
 def test_batch_is_independent(network, build, batch):
     model = build(network, qk_scale=None)
@@ -239,10 +216,11 @@ def test_batch_is_independent(network, build, batch):
     assert relative_error(together, alone) < 1e-5
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize(("height", "width"), [(37, 53), (9, 7), (16, 17)])
 def test_any_size_is_padded_then_cropped(network, height, width, build, batch):
-    """The same as feeding the padded picture, so the crop is the top left corner and nothing else is padded."""
+    """The same as the padded image, so the crop is the top left corner and nothing else is padded."""
     model = build(network)
     x = batch(height, width)
     with torch.no_grad():
@@ -250,6 +228,7 @@ def test_any_size_is_padded_then_cropped(network, height, width, build, batch):
         assert torch.equal(model(x), whole[..., :height, :width])
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", NETWORKS)
 def test_memory_layout_and_gradient_mode_do_not_matter(network, build, batch):
     model = build(network, qk_scale=None)
@@ -272,8 +251,13 @@ def test_pad_reflects_or_repeats_the_edge():
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("shape", [(3, 16, 16), (1, 2, 16, 16), (1, 4, 16, 16), (16, 16)])
 def test_refuses_what_is_no_image_batch(network, shape, build):
-    with pytest.raises(ValueError, match="expected an image batch"):
+    with pytest.raises(KitError, match="expected an image batch"):
         build(network)(torch.zeros(shape))
+
+
+def test_refuses_whole_numbers(build):
+    with pytest.raises(KitError, match="floating-point"):
+        build("sunet")(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
 
 
 def test_unknown_network_lists_the_known():
@@ -327,7 +311,7 @@ def test_options_that_do_not_fit_are_one_line(network, change, named, nano):
     "change",
     [
         {"fusion": "rope", "embed_dim": 6, "num_heads": (2, 2, 2, 2)},  # three channels a head cannot be paired
-        {"num_heads": (16, 32, 2, 2)},  # the decoder asks with half the channels of its stage
+        {"num_heads": (16, 32, 2, 2)},  # the decoder attends with half the channels of its stage
     ],
 )
 def test_heads_must_fit_the_cross_attention(network, change, nano):

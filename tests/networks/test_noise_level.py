@@ -1,4 +1,4 @@
-"""The estimate of the noise level, and networks that are normalised by it."""
+"""The estimate of the noise level, and networks with noise normalisation."""
 
 import numpy as np
 import pytest
@@ -96,6 +96,7 @@ def test_a_network_follows_the_scale_of_an_image(network, residual, factor):
     assert torch.allclose(scaled, straight, atol=2e-4 * max(1, factor))
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_told_level_takes_the_place_of_the_estimate(network, nano, batch):
     model, x = model_of(network, nano), batch(37, 53)
@@ -114,3 +115,15 @@ def test_an_image_without_noise_is_no_reason_for_a_division_by_zero(nano):
 def test_a_network_without_normalisation_takes_no_level(nano, batch):
     with pytest.raises(KitError, match="leave sigma out"):
         create_model("sunet", **nano)(batch(16, 16), sigma=10)
+
+
+@pytest.mark.parametrize("sigma", [0, -1, float("nan"), float("inf"), torch.tensor([25.0, 0.0])], ids=str)
+def test_a_told_level_is_positive_and_finite(sigma, nano, batch):
+    with pytest.raises(KitError, match="above 0 and finite"):
+        model_of("sunet", nano)(batch(16, 16, 2), sigma=sigma)
+
+
+@pytest.mark.parametrize("sigma", [torch.ones(3), torch.ones(2, 1), "strong", [1, [2]]], ids=str)
+def test_a_told_level_fits_the_batch(sigma, nano, batch):
+    with pytest.raises(KitError, match="sigma is"):
+        model_of("sunet", nano)(batch(16, 16, 2), sigma=sigma)

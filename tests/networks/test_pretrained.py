@@ -1,19 +1,28 @@
 """Trained networks are opened, whoever wrote them, and nothing in a file is run."""
 
 import hashlib
+import http.server
 import json
 import os
 import pickle
 import re
+import subprocess
+import sys
+import threading
+import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import gdown
 import pytest
 import torch
-from safetensors.torch import save_file
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from glowlib.errors import KitError
-from glowlib.networks import pretrained
+from glowlib.networks import convert, create_model, pretrained
+from glowlib.networks.config import ModelConfig
 from glowlib.networks.convert import from_original
 from glowlib.networks.pretrained import download_pretrained, list_models, load_pretrained
 from glowlib.training.run_folder import export
@@ -127,6 +136,17 @@ def described(**description):
 
 
 WEIGHTS = {"output.weight": torch.zeros(3, 16, 3, 3)}
+
+
+def compress(path, tensor):
+    """What torch.save writes, with its parts compressed: a small file that takes much memory to open."""
+    stored = path.with_suffix(".stored")
+    torch.save({"output.weight": tensor}, stored)
+    with zipfile.ZipFile(stored) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+
+
 UNFIT = {
     "text.pth": (lambda path: path.write_text("not weights\n"), "no weights file"),
     "text.safetensors": (lambda path: path.write_text("not weights\n"), "not a whole safetensors file"),
@@ -145,7 +165,45 @@ UNFIT = {
         lambda path: save_file(WEIGHTS, path, described(network="sunet", options={"embed_dim": "16"})),
         "wrong-kind.safetensors",
     ),
+    "more-blocks.safetensors": (
+        lambda path: save_file(WEIGHTS, path, described(network="gcunet", options={"depths": [10**5, 1, 1, 1]})),
+        "more blocks than the checkpoint has tensors",
+    ),
+    "wide.safetensors": (
+        lambda path: save_file(WEIGHTS, path, described(network="gcunet", options={"embed_dim": 10**5})),
+        r"missing, but a gcunet like this has \(100000, 3, 3, 3\)",
+    ),
+    "overflow.safetensors": (
+        lambda path: save_file(WEIGHTS, path, described(network="sunet", options={"embed_dim": 10**40})),
+        "does not hold the network",
+    ),
+    "scale.safetensors": (
+        lambda path: save_file(WEIGHTS, path, described(network="sunet", options={"qk_scale": float("nan")})),
+        "qk_scale is None or a finite number",
+    ),
+    "word.safetensors": (
+        lambda path: save_file(WEIGHTS, path, described(network="sunet", options={"qk_scale": "8"})),
+        "does not hold the network",
+    ),
+    "nested.safetensors": (lambda path: save_file(WEIGHTS, path, {"glowlib": "[" * 10**5}), "nested.safetensors"),
     "broken.safetensors": (lambda path: save_file(WEIGHTS, path, {"glowlib": "{"}), "broken.safetensors"),
+    "other-key.pth": (
+        lambda path: torch.save({"generator": WEIGHTS, "epoch": 1}, path),
+        "other-key.pth: .*found 'generator', 'epoch'",
+    ),
+    "claims.pth": (
+        lambda path: torch.save({"output.weight": torch.zeros(1).expand(3, 10**6, 3, 3)}, path),
+        "claim more values than the file holds",
+    ),
+    "shared.pth": (
+        lambda path: torch.save(dict.fromkeys(map(str, range(100)), torch.zeros(10**4)), path),
+        "claim more values than the file holds",
+    ),
+    "shapes.pth": (
+        lambda path: torch.save({"output.weight": torch.zeros(3, 16, 3, 3, device="meta")}, path),
+        "claim more values than the file holds",
+    ),
+    "compressed.pth": (lambda path: compress(path, torch.zeros(10**6)), "compressed"),
     "folder.pth": (lambda path: path.mkdir(), "cannot read"),
     "folder.safetensors": (lambda path: path.mkdir(), "folder.safetensors"),
 }
@@ -166,6 +224,11 @@ def test_refuses_a_file_of_another_kind(name, tmp_path):
         ("sglownet-nan", "unknown shipped model 'sglownet-nan' .did you mean 'sglownet-nano'.*: sglownet-nano$"),
         ("nowhere.pth", "there is no file nowhere.pth; shipped models are: sglownet-nano"),
         ("no/such/model", "there is no file"),
+        ("runs/model.pth", "there is no file"),
+        ("x" * 5000, "unknown shipped model"),
+        ("a\0b", "unknown shipped model"),
+        ("", "cannot read"),
+        (".", "cannot read"),
     ],
 )
 def test_unknown_names_and_missing_files(name, message, shipped, tmp_path, monkeypatch):
@@ -173,6 +236,214 @@ def test_unknown_names_and_missing_files(name, message, shipped, tmp_path, monke
     with pytest.raises(KitError, match=message) as caught:
         load_pretrained(name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("claim", [{"embed_dim": 4000}, {"window_size": 10**6}, {"depths": [2] * 4}])
+def test_no_memory_is_taken_for_what_a_description_claims(claim, shipped, monkeypatch):
+    """Built on the meta device only, whatever the description of a whole file claims."""
+    path, model = shipped
+    devices = []
+
+    def create(name, **options):
+        devices.append(torch.get_default_device().type)
+        return create_model(name, **options)
+
+    monkeypatch.setattr(convert, "create_model", create)
+    tensors = load_file(path)
+    save_file(tensors, path, described(network=model.name, options={**vars(model.config), **claim}))
+    with pytest.raises(KitError, match="model.safetensors: it does not hold the network that its description names"):
+        load_pretrained(path)
+    assert devices in ([], ["meta"])
+    save_file(tensors, path, described(network=model.name, options=vars(model.config)))
+    load_pretrained(path)
+    assert devices[-2:] == ["meta", "cpu"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_refuses_weights_that_are_not_finite(value, shipped):
+    path, model = shipped
+    tensors = load_file(path)
+    tensors["norm.weight"][3] = value
+    save_file(tensors, path, described(network=model.name, options=vars(model.config)))
+    with pytest.raises(KitError, match=f"{re.escape(str(path))}: .*norm.weight holds NaN or infinite values"):
+        load_pretrained(path)
+
+
+def test_hints_may_repeat_a_description_and_not_contradict_it(shipped):
+    path, model = shipped
+    assert load_pretrained(path, global_residual=True, qk_scale=None).config == model.config
+    with pytest.raises(KitError, match="qk_scale is None, not 8"):
+        load_pretrained(path, qk_scale=8)
+    with pytest.raises(KitError, match="unknown hint 'residual'"):
+        load_pretrained(path, residual=True)
+
+
+def test_a_file_without_its_description_needs_hints(shipped):
+    """Saved again by a program that drops what stood beside the tensors."""
+    path, model = shipped
+    save_file(load_file(path), path)
+    hints = {"global_residual": True, "noise_normalisation": False, "training_size": 64, "attention_reach": None}
+    with pytest.raises(KitError, match=f"no tensor shows {', '.join(hints)}, qk_scale:"):
+        load_pretrained(path)
+    with pytest.raises(KitError, match="no tensor shows qk_scale:"):
+        load_pretrained(path, **hints)
+    loaded = load_pretrained(path, **hints, qk_scale=None)
+    assert vars(loaded.config) == vars(model.config)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_file_with_other_bytes_is_a_kit_error_or_loads(data, whole_files, tmp_path):
+    """One line that names the file, or a network of finite weights."""
+    kind = data.draw(st.sampled_from(sorted(whole_files)))
+    content = bytearray(whole_files[kind])
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, min(len(content), 3000) - 1) | st.integers(-3000, -1))
+        content[place] = data.draw(st.integers(0, 255))
+    path = tmp_path / f"changed.{kind}"
+    path.write_bytes(content)
+    message, finite = str(path), True
+    try:
+        finite = all(t.isfinite().all() for t in load_pretrained(path).state_dict().values())
+    except KitError as error:
+        message = str(error)
+    assert finite
+    assert "\n" not in message
+    assert str(path) in message
+
+
+@pytest.fixture
+def whole_files(shipped, originals, tmp_path):
+    """{suffix: bytes} of files that open."""
+    torch.save(originals["gcunet"], tmp_path / "whole.pth")
+    return {"safetensors": shipped[0].read_bytes(), "pth": (tmp_path / "whole.pth").read_bytes()}
+
+
+OPTION_VALUES = st.none() | st.booleans() | st.integers(-3, 10**12) | st.floats() | st.text(max_size=4)
+OPTION_VALUES |= st.lists(st.integers(-1, 40), max_size=5)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.dictionaries(st.sampled_from([f.name for f in fields(ModelConfig)]), OPTION_VALUES, min_size=1))
+def test_any_description_is_a_kit_error_or_loads(changes, shipped, batch):
+    """And what loads also runs."""
+    path, model = shipped
+    tensors = load_file(path)
+    save_file(tensors, path, described(network=model.name, options={**vars(model.config), **changes}))
+    message = str(path)
+    try:
+        loaded = load_pretrained(path)
+        with torch.no_grad():
+            loaded(batch(16, 16))
+    except KitError as error:
+        message = str(error)
+    assert "\n" not in message
+    assert str(path) in message
+
+
+# --- the Hugging Face Hub, played by a server of this machine
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """GET and HEAD of owner/name/resolve/main/FILE as the Hub answers them; other repositories are unknown."""
+
+    files = {}
+
+    def do_GET(self):
+        owner, name, _, _, file = self.path.strip("/").split("/", 4)
+        content = self.files.get(f"{owner}/{name}/{file}")
+        self.send_response(200 if content is not None else 404)
+        if content is None:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", f'"{hashlib.sha256(content or b"").hexdigest()}"')
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content or b"")
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args):
+        pass
+
+
+LOAD = """
+import sys, torch, glowlib
+for name in sys.argv[1:]:
+    try:
+        model = glowlib.load_pretrained(name)
+        print(model.name, model.config.global_residual, model.output.weight.double().sum().item())
+    except glowlib.KitError as error:
+        print("KitError", error)
+"""
+
+
+@pytest.fixture
+def load_from_hub(tmp_path, monkeypatch, shipped):
+    """load_from_hub(files, *names): what loading them prints; files: {path: bytes} of the server, None: offline."""
+    pytest.importorskip("huggingface_hub", reason="needs the hub extra: pip install glowlib[hub]")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def load(files, *names):
+        monkeypatch.setattr(Hub, "files", files)
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")},
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_OFFLINE": "1" if files is None else "0",
+            "PYTHONPATH": str(Path(pretrained.__file__).parents[2]),
+        }
+        command = [sys.executable, "-c", LOAD, *names]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    yield load
+    server.shutdown()
+    server.server_close()
+
+
+def test_loads_from_the_hub(load_from_hub, shipped, tmp_path):
+    """By the description in the weights, or by config.json where they have none; anything else is one line."""
+    path, model = shipped
+    config, weights = path.with_name("config.json").read_bytes(), path.read_bytes()
+    total = sum(load_file(path)["output.weight"].double().flatten().tolist())
+    save_file(load_file(path), tmp_path / "bare.safetensors")
+    bare = (tmp_path / "bare.safetensors").read_bytes()
+    files = {
+        "someone/nano/model.safetensors": weights,
+        "someone/nano/config.json": config,
+        "someone/bare-1.0/model.safetensors": bare,
+        "someone/bare-1.0/config.json": config,
+        "someone/other/model.safetensors": bare,
+        "someone/other/config.json": b'{"architectures": ["BertModel"]}',
+        "someone/text/model.safetensors": bare,
+        "someone/text/config.json": b"\xff",
+    }
+    names = [*dict.fromkeys(name.rsplit("/", 1)[0] for name in files), "someone/nobody", "some/path/deeper"]
+    nano, without, other, text, nobody, deeper = load_from_hub(files, *names)
+    for line in (nano, without):
+        kind, residual, found = line.split()
+        assert (kind, residual) == ("sglownet", "True")
+        assert float(found) == pytest.approx(total, rel=1e-6)
+    assert "no tensor shows global_residual" in other
+    assert "its config.json is not JSON" in text
+    assert nobody.startswith(
+        "KitError there is no file someone/nobody, and the Hugging Face Hub gave no model.safetensors"
+    )
+    assert "RepositoryNotFoundError" in nobody
+    assert deeper.startswith("KitError there is no file some/path/deeper")
+    kept, gone = load_from_hub(None, "someone/nano", "someone/nobody")  # from the cache
+    assert kept == nano
+    assert gone.startswith("KitError there is no file someone/nobody, and the Hugging Face Hub")
+
+
+def test_the_hub_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(KitError, match=r"pip install glowlib\[hub\]"):
+        load_pretrained("someone/nano")
 
 
 # --- download_pretrained: no network is used

@@ -7,6 +7,8 @@ from torch import nn
 
 from glowlib.networks.upsample import DualUpsample
 
+pytestmark = pytest.mark.usefixtures("form")
+
 
 @pytest.mark.parametrize(("factor", "out"), [(2, 4), (2, 8), (4, 8)])
 @pytest.mark.parametrize("smooth_bias", [True, False])

@@ -50,9 +50,9 @@ def test_rates_of_restarts(steps):
     [
         ({"restarts": (10,), "restart_lr": (1e-3,)}, "rising steps after the warm-up"),
         ({"restarts": (30, 20), "restart_lr": (1e-3, 1e-3)}, "rising steps after the warm-up"),
-        ({"restarts": (30,)}, "a rate above 0 for each"),
-        ({"restarts": (30,), "restart_lr": (0,)}, "a rate above 0 for each"),
-        ({"restarts": (30,), "restart_lr": (1e-3,), "restart_drawn": (0.1, 0.2)}, "a share for each"),
+        ({"restarts": (30,)}, "a learning rate above 0 for each"),
+        ({"restarts": (30,), "restart_lr": (0,)}, "a learning rate above 0 for each"),
+        ({"restarts": (30,), "restart_lr": (1e-3,), "restart_drawn": (0.1, 0.2)}, "a share from 0 to 1 for each"),
     ],
 )
 def test_restarts_that_do_not_fit_are_refused(change, said):

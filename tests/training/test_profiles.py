@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 import pytest
+import yaml
 
 from glowlib.errors import KitError
 from glowlib.networks import NETWORKS, create_model
@@ -71,7 +72,7 @@ def test_unknown_keys_are_refused_by_name(text, key, known, tmp_path):
         ("training:", "keys and values"),
         ("sigmas: [1", "mine.yaml"),
         ("- quick", "keys and values"),
-        ("training: {sigma: 25}", "sigma"),
+        ("training: {sigma: 25}", "sigma should be a list"),
         ("training: {lr: 1e-3}", "lr"),  # YAML 1.1 reads this as text
         ("training: {lr: 0}", "lr is from"),
         ("training: {lr: .nan}", "lr is from"),
@@ -80,7 +81,19 @@ def test_unknown_keys_are_refused_by_name(text, key, known, tmp_path):
         ("training: {betas: [0.9, 1]}", "below 1"),
         ("training: {validate_every: 0}", "validate_every is from 1 up"),
         ("training: {share_drawn: 1.5}", "share_drawn is from 0 to 1"),
-        ("training: {seed: -1}", "seed is from 0 up"),
+        ("training: {seed: -1}", "seed is from 0 to"),
+        ("training: {seed: 4294967296}", "seed is from 0 to"),
+        ("training: {lr: .inf}", "lr is from"),
+        ("training: {sigma: [5, .inf]}", "sigma should be a list, each a number"),
+        ("training: {sigma: [low, high]}", "sigma should be a list, each a number"),
+        ("training: {betas: [a, b]}", "betas should be a list, each a number"),
+        ("training: {grow_at: [1.5], grow_to: [32]}", "grow_at should be a list, each a whole number"),
+        ("training: {restarts: [300], restart_lr: [1.0e-3], restart_drawn: [2.0]}", "a share from 0 to 1"),
+        ("sigmas: [abc]", "sigmas should be a list, each a number"),
+        ("seeds: [a]", "seeds should be a list, each a whole number"),
+        ("models: {m: {network: [sunet]}}", "it needs a network"),
+        ("models: [m]", "models should be keys and values"),
+        ("\x00", "cannot read the profile"),
     ],
 )
 def test_what_does_not_fit_is_one_line(text, named, tmp_path):
@@ -134,3 +147,45 @@ def test_the_published_recipes(model):
     assert (config.lr, config.min_lr, config.optimizer, config.betas) == (2e-4, 1e-6, "adam", (0.9, 0.999))
     _, _, _, tuned = plan(load_profile("paper"), model, "blind.pth", sigma=(30, 30))
     assert (tuned.lr, tuned.batch_size, tuned.steps // tuned.epoch) == (8e-5, 16, 100)
+
+
+@pytest.mark.parametrize("name", ["../..", "a/b", "/tmp/x", "..", ".", "", "a\\b", "C:x", "two\nlines", 3])
+def test_names_that_could_leave_the_folder_are_refused(name, tmp_path):
+    """Names of profiles and models become parts of paths."""
+    for values in ({"name": name}, {"models": {name: {"network": "sunet"}}}):
+        with pytest.raises(KitError, match="mine.yaml") as caught:
+            load_profile(written(tmp_path, yaml.safe_dump(values)))
+        assert repr(name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert load_profile(written(tmp_path, "name: my rate-2.4e-3_b\nmodels: {1x: {network: sunet}}")).name
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written(tmp_path, "training: {steps: 7}")
+    assert load_profile("~/mine.yaml").training.steps == 7
+
+
+def test_stages_of_growing_crops():
+    """8 crops of 16 pixels, then 2 of 32, then 1 of 48: about as many pixels in each batch, positions without gaps."""
+    config = TrainingConfig(steps=9, batch_size=8, crop=16, grow_at=(3, 5), grow_to=(32, 48))
+    batches = [config.batch_positions(step) for step in range(9)]
+    assert [len(batch) for batch in batches] == [8, 8, 8, 2, 2, 1, 1, 1, 1]
+    assert [position for batch in batches for position in batch] == list(range(32))
+    sides = [16] * 3 + [32] * 2 + [48] * 4
+    for step, batch in enumerate(batches):
+        assert {config.locate(position) for position in batch} == {(step, sides[step])}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"grow_at": (5, 3), "grow_to": (32, 48)}, "grow_at is rising steps"),
+        ({"grow_at": (0,), "grow_to": (32,)}, "grow_at is rising steps from 1 up"),
+        ({"grow_at": (5,)}, "grow_to is a side"),
+        ({"grow_at": (5,), "grow_to": (8,)}, "at least 16 pixels"),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(change, said):
+    with pytest.raises(KitError, match=said):
+        TrainingConfig(**change)

@@ -1,4 +1,4 @@
-"""A training in pieces: each ends in time, the next goes on, the sum is the whole."""
+"""Trainings in time slices: each slice ends in time, the next one continues, and together they are the whole."""
 
 import subprocess
 import time
@@ -11,12 +11,12 @@ from skimage import data
 from glowlib.data.image_files import write_png
 from glowlib.files import DATA_VARIABLE
 from glowlib.training import train
-from glowlib.training.sweep import main, reason, shared_cores
+from glowlib.training.sweep import failure_reason, main, shared_cores
 
 
 @pytest.fixture
 def place(tmp_path, nano, monkeypatch):
-    """A folder of pictures and a profile of two models that names another set."""
+    """A folder of images, and a profile of two models that names another set."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "photos").mkdir()
     for i in range(4):
@@ -60,10 +60,13 @@ def test_trainings_side_by_side_share_the_cores(monkeypatch):
     assert found == [None, "2", "1", "1"]
 
 
-def test_what_a_training_says_is_said(place, capsys):
+def test_the_error_line_of_a_training_is_shown(place, capsys):
     for more, said in (
         (["--crop", 50], "sunet-nano: 0.png of photos is smaller"),
         (["--models", "x"], "unknown"),
+        (["--at_once", "0"], "--at_once is a number from 1 up"),
+        (["--minutes", "nan"], "--minutes is a number from 0 up"),
+        (["--pictures", "~/absent"], "there is no folder"),
     ):
         with pytest.raises(SystemExit) as leaving:
             piece(place, *more)
@@ -83,6 +86,18 @@ def test_one_failed_training_does_not_withhold_the_others(place, capsys):
     assert "sunet-nano: the loss is" in capsys.readouterr().err
     weights = [path.name for path in (place / "runs" / "results").glob("*.safetensors")]
     assert weights == ["gcunet-nano.safetensors"]
+
+
+def test_a_damaged_log_does_not_withhold_the_others(place, capsys):
+    piece(place, "--minutes", 0)
+    (place / "runs" / "sunet-nano" / "log.csv").write_text("step\nx\n")
+    with pytest.raises(SystemExit) as leaving:
+        piece(place)
+    assert leaving.value.code == 2
+    captured = capsys.readouterr()
+    assert "gcunet-nano: 3 steps" in captured.out
+    assert "sunet-nano/log.csv" in captured.err
+    assert (place / "runs" / "results" / "gcunet-nano.safetensors").exists()
 
 
 def test_an_early_end_ends_the_trainings(place, monkeypatch):
@@ -105,6 +120,6 @@ def test_an_early_end_ends_the_trainings(place, monkeypatch):
 
 def test_why_a_training_ended(tmp_path):
     (tmp_path / "output.txt").write_text("net: 30%\rnet: 40%\nerror: no space is left\n")
-    assert reason(tmp_path / "output.txt", 2) == "no space is left"
+    assert failure_reason(tmp_path / "output.txt", 2) == "no space is left"
     (tmp_path / "output.txt").write_text("net: 30%\rnet: 40%")
-    assert reason(tmp_path / "output.txt", -9) == f"exit status -9, see {tmp_path / 'output.txt'}"
+    assert failure_reason(tmp_path / "output.txt", -9) == f"exit status -9, see {tmp_path / 'output.txt'}"

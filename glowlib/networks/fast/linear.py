@@ -1,12 +1,12 @@
-"""Linear layers together with what follows them: oneDNN's fused kernels where they serve, PyTorch's own elsewhere."""
+"""Linear layers fused with the operation that follows: oneDNN's kernels where they apply, PyTorch's own elsewhere."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 
-def fusable(x, weight):
-    """Whether oneDNN's kernels take these: they have no gradient, and want AVX2 at least."""
+def fusable(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether oneDNN's fused kernels apply: they have no backward pass, and need AVX2."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype
@@ -19,34 +19,29 @@ def fusable(x, weight):
     )
 
 
-def linear(x, weight, bias=None):
-    """x (…, d) times a matrix (k, d), plus a bias (k): (…, k)."""
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x (..., d) times a matrix (k, d), plus a bias (k,): (..., k)."""
     if fusable(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 
-class Linear(nn.Linear):
-    def forward(self, x):
-        return linear(x, self.weight, self.bias)
-
-
-def linear_gelu(x, layer):
+def linear_gelu(x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
     """GELU(layer(x)), exact."""
     if fusable(x, layer.weight):
         return torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, "gelu", [], "none")
     return F.gelu(layer(x))
 
 
-def linear_prelu(x, weight, bias, bend):
-    """bend(linear(x, weight, bias)), `bend` a PReLU with one slope for all channels."""
+def linear_prelu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, prelu: nn.PReLU) -> torch.Tensor:
+    """prelu(linear(x, weight, bias)), `prelu` with one slope for all channels."""
     if fusable(x, weight):
-        slope = [bend.weight.item()]
+        slope = [prelu.weight.item()]
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "leaky_relu", slope, "")
-    return bend(linear(x, weight, bias))
+    return prelu(linear(x, weight, bias))
 
 
-def linear_add(x, layer, other):
+def linear_add(x: torch.Tensor, layer: nn.Linear, other: torch.Tensor) -> torch.Tensor:
     """layer(x) + other."""
     if fusable(x, layer.weight):
         return torch.ops.mkldnn._linear_pointwise.binary(x, other, layer.weight, layer.bias, "add")

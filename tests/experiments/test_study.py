@@ -1,15 +1,16 @@
-"""Ablations: trained for every seed, compared with the first model, by the spread that chance makes."""
+"""The study: networks trained with several seeds, scored on the same images, compared by seed and by image."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from scipy.stats import ttest_ind
+from scipy.stats import ttest_ind, ttest_rel
 
 from glowlib.data.image_files import write_png
 from glowlib.errors import KitError
-from glowlib.evaluation.statistics import differences_over_seeds
-from glowlib.experiments.ablation import SCORES, collect, main
+from glowlib.evaluation.statistics import differences_over_seeds, holm
+from glowlib.experiments.study import HELD_OUT as SCORES
+from glowlib.experiments.study import SCORE_COLUMNS, collect, compare, main
 from glowlib.files import DATA_VARIABLE
 from glowlib.training.profiles import load_profile
 
@@ -63,10 +64,10 @@ def test_every_model_is_trained_with_every_seed(place, capsys):
     with pytest.raises(SystemExit) as stop:
         run(place, "--minutes", 0)  # a step each
     assert stop.value.code == 2
-    assert "has made 1 of 2 steps: run this again to go on" in capsys.readouterr().err
+    assert "has made 1 of 2 steps: run this again to continue" in capsys.readouterr().err
     run(place, "--at_once", 2)
     runs = pd.read_csv(place / "runs" / "runs.csv")
-    assert runs[["model", "seed"]].values.tolist() == [["sunet", 0], ["sunet", 1], ["gcunet", 0], ["gcunet", 1]]
+    assert runs[["model", "seed"]].values.tolist() == [["sunet", 0], ["gcunet", 0], ["sunet", 1], ["gcunet", 1]]
     assert runs["psnr_sigma25"].nunique() == 4
     np.testing.assert_allclose(runs["mean"], runs[list(SCORES)].mean(axis=1), atol=1e-4)
     assert pd.read_csv(place / "runs" / "differences.csv")["model"].unique().tolist() == ["gcunet"]
@@ -75,11 +76,11 @@ def test_every_model_is_trained_with_every_seed(place, capsys):
 
 
 @pytest.mark.parametrize("option", ["--seed", "--model=sunet"])
-def test_what_the_profile_says_is_not_given_twice(option, place, capsys):
+def test_seeds_and_models_are_given_by_the_profile_alone(option, place, capsys):
     with pytest.raises(SystemExit) as stop:
         run(place, option, *([3] if option == "--seed" else []))
     assert stop.value.code == 2
-    assert "is the profile's to say" in capsys.readouterr().err
+    assert "the profile lists the seeds and models" in capsys.readouterr().err
 
 
 def test_one_seed_is_refused(place, capsys):
@@ -89,3 +90,72 @@ def test_one_seed_is_refused(place, capsys):
         run(place)
     assert stop.value.code == 2
     assert "a spread needs at least two" in capsys.readouterr().err
+
+
+def scores_of(values):
+    """values: {(model, seed): PSNR of each image}."""
+    rows = [
+        {
+            "model": model,
+            "seed": seed,
+            "dataset": "set",
+            "image": f"{i}.png",
+            "sigma": 50,
+            "psnr": psnr,
+            "ssim_rgb": 0.5,
+        }
+        for (model, seed), psnrs in values.items()
+        for i, psnr in enumerate(psnrs)
+    ]
+    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
+
+
+def test_differences_are_paired_by_seed():
+    """Both networks follow the seed, which moves their scores by 1 dB: the difference does not."""
+    scores = scores_of({("a", 0): [30.3, 30.1], ("a", 1): [31.3, 31.1], ("b", 0): [30, 30], ("b", 1): [31, 31.1]})
+    (row,) = compare(scores, [("a", "b")]).itertuples()
+    assert row.seeds == 2
+    assert row.difference == pytest.approx(0.175)
+    assert (row.low, row.high) == pytest.approx(ttest_rel([30.2, 31.2], [30, 31.05]).confidence_interval(0.95))
+    assert row.image_low == pytest.approx(0.05)
+    assert row.image_high == pytest.approx(0.3)
+    assert row.primary
+
+
+def test_only_seeds_that_both_networks_have_are_compared():
+    scores = scores_of({("a", s): [30 + s, 31] for s in (0, 1, 2)} | {("b", s): [30, 31] for s in (0, 1)})
+    (row,) = compare(scores, [("a", "b")]).itertuples()
+    assert row.seeds == 2
+    assert row.difference == pytest.approx(0.25)
+
+
+def test_exploratory_comparisons_are_corrected_and_the_primary_is_not():
+    rng = np.random.default_rng(0)
+    scores = scores_of({(m, s): 30 + rng.normal(0, 0.1, 4) for m in "abc" for s in (0, 1, 2)})
+    found = compare(scores, [("a", "b"), ("a", "c"), ("b", "c")])
+    assert found["primary"].tolist() == [True, False, False]
+    assert found["p_holm"][0] == found["p"][0]
+    np.testing.assert_allclose(found["p_holm"][1:], holm(found["p"][1:]))
+
+
+def test_the_study_scores_every_training_on_the_same_images(place):
+    """Two networks, two seeds, a set of one's own of which a central crop is scored: trained, scored and compared."""
+    profile = yaml.safe_load((place / "tiny.yaml").read_text())
+    profile |= {
+        "datasets": ["photos"],
+        "sigmas": [50],
+        "methods": ["noisy"],
+        "tile": 32,
+        "centre_crops": {"photos": 40},
+    }
+    (place / "tiny.yaml").write_text(yaml.safe_dump({**profile, "comparisons": [["sunet", "gcunet"]]}, sort_keys=False))
+    run(place)
+    scores = pd.read_csv(place / "runs" / "scores.csv")
+    assert scores.groupby(["model", "seed"]).size().to_dict() == {
+        **{(m, s): 3 for m in ("sunet", "gcunet") for s in (0, 1)},
+        ("noisy", -1): 3,
+    }
+    assert scores["psnr"].nunique() > 12
+    written = pd.read_csv(place / "runs" / "differences.csv")
+    pd.testing.assert_frame_equal(written, compare(scores, [("sunet", "gcunet")]), rtol=1e-2, atol=1e-3)
+    assert written["seeds"].tolist() == [2]

@@ -1,0 +1,99 @@
+"""Results in README and docs/: the table, the picture and the badges that `python -m glowlib cards` writes."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..data.datasets import bundled
+from ..data.noise import add_noise
+from ..errors import KitError
+from ..evaluation.tables import read_table
+from ..evaluation.tiling import denoise
+from ..networks.pretrained import load_pretrained
+from .figures import teaser
+
+# Method -> how README calls it. A method without scores has no row.
+METHODS = {
+    "noisy": "noisy image",
+    "nlm": "non-local means (told σ)",
+    "cbm3d": "CBM3D (told σ)",
+    "dncnn": "DnCNN",
+    "gcunet-small": "GCUNet (context only)",
+    "sunet-small": "SUNet (windows only)",
+    "glownet-small": "GLOWNet (parallel)",
+    "sglownet-small": "S-GLOWNet (context first)",
+}
+SIGMAS = (10, 30, 50)
+SIDE = 256  # pixels: side of the square image whose operations results/*/tables/cost.csv holds
+PHOTOGRAPH, SQUARE = "chelsea", {"crop": (50, 100), "side": 150}  # of the teaser
+
+
+def result_table(folders: list[Path]) -> str:
+    """README's table of results, as Markdown.
+
+    Args:
+        folders: each with summary.csv, and cost.csv for the methods that have parameters; those that do not exist are
+            left out.
+    Returns:
+        A row for each of METHODS that has scores: parameters, operations for each pixel, and PSNR in dB under `float`
+        noise for each data set and noise level.
+    Raises:
+        KitError: where a folder lacks a table.
+    """
+    folders = [folder for folder in folders if folder.is_dir()]
+    scores = pd.concat([read_table(folder / "summary.csv", ["protocol"]) for folder in folders])
+    costs = pd.concat([read_table(folder / "cost.csv", []) for folder in folders])
+    costs = costs.drop_duplicates("method").set_index("method")
+    scores = scores[(scores["protocol"] == "float") & scores["sigma"].isin(SIGMAS)]
+    scores = scores.drop_duplicates(["dataset", "sigma", "method"]).set_index(["dataset", "sigma", "method"])["psnr"]
+    datasets = list(dict.fromkeys(scores.index.get_level_values("dataset")))
+    found = set(scores.index.get_level_values("method"))
+    rows = []
+    for method in (method for method in METHODS if method in found):
+        parameters, gflop = costs.reindex([method]).iloc[0][["parameters", "gflops"]]
+        millions = (parameters / 1e6, 1e3 * gflop / SIDE**2)
+        psnr = (scores.get((dataset, sigma, method)) for dataset in datasets for sigma in SIGMAS)
+        row = [METHODS[method], *("" if pd.isna(value) else f"{value:.2f} M" for value in millions)]
+        rows.append(row + ["" if value is None else f"{value:.2f}" for value in psnr])
+    head = ["method", "parameters", "operations per pixel"]
+    head += [f"{dataset}: {sigma}" if sigma == SIGMAS[0] else str(sigma) for dataset in datasets for sigma in SIGMAS]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """text with `content` between its comments <!-- name --> and <!-- /name -->; KitError without them."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise KitError(f"there is no block {begin} ... {end} to write")
+    return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+def with_badges(text: str, repository: str) -> str:
+    """text with an "Open in Colab" badge at the end of each table row that begins with a notebook's link.
+
+    Args:
+        repository: "owner/name" on GitHub; empty: no badges.
+    """
+    site = "https://colab.research.google.com"
+
+    def row(found):
+        address = f"{site}/github/{repository}/blob/main/{found['notebook']}"
+        badge = f" [![Open in Colab]({site}/assets/colab-badge.svg)]({address})" if repository else ""
+        return f"{found['row']}{badge} |"
+
+    pattern = r"(?m)^(?P<row>\| \[\d+\]\((?P<notebook>notebooks/\S+?\.ipynb)\) \|[^|\n]*?)( \[!\[[^|\n]*)? \|$"
+    return re.sub(pattern, row, text)
+
+
+def draw_teaser() -> Figure:
+    """The picture on top of README: a square of a bundled photograph, noisy (σ = 50, `float`) and restored."""
+    clean = bundled(PHOTOGRAPH)
+    noisy = add_noise(clean, 50, seed=0, name=f"{PHOTOGRAPH}.png", protocol="float")
+    models = {"SUNet": "sunet-small", "S-GLOWNet": "sglownet-small"}
+    restored = {title: denoise(load_pretrained(name), noisy) for title, name in models.items()}
+    return teaser(clean, noisy, restored, **SQUARE)

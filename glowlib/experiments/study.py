@@ -1,0 +1,185 @@
+"""The controlled study: networks that differ in one thing, several seeds: `python -m glowlib study --help`.
+
+All networks of a profile restore the same noisy images in the same tiles. Two trainings with the same seed see the same
+crops and noise, so differences are paired by seed; their spread over the seeds is the chance in training. A second
+interval, a bootstrap over the images, holds the chance in the choice of test images.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import pandas as pd
+
+from ..data.datasets import load_dataset
+from ..data.images import centre_crop
+from ..device import choose_device
+from ..errors import KitError, exit_clearly
+from ..evaluation.benchmark import run_benchmark
+from ..evaluation.statistics import answer, differences_over_seeds, holm, paired_differences, seed_paired_difference
+from ..files import write_csv
+from ..networks import create_model
+from ..networks.base import parameter_count
+from ..training.profiles import list_profiles, load_profile, plan
+from ..training.run_folder import VALIDATION_SIGMAS
+from ..training.sweep import run_piece, steps_done
+from .cost import flops
+
+HELD_OUT = tuple(f"psnr_sigma{sigma}" for sigma in VALIDATION_SIGMAS)
+SCORE_COLUMNS = ("model", "seed", "dataset", "image", "sigma", "psnr", "ssim_rgb")
+PRIMARY_SIGMA = (
+    50  # fixed before the study: the first comparison of the profile at this noise level is its primary test
+)
+
+
+def run_folder(out, model, seed):
+    """The folder of one training."""
+    return Path(out) / f"{model}-seed{seed}"
+
+
+def finished(profile, out, steps=None):
+    """(model, seed, folder) of every training of the profile; KitError for one that has not made all its steps."""
+    runs = []
+    for seed in profile.seeds:
+        for model in profile.models:
+            folder, wanted = run_folder(out, model, seed), plan(profile, model, steps=steps)[3].steps
+            if (done := steps_done(folder)) < wanted:
+                raise KitError(f"{folder} has made {done} of {wanted} steps: run this again to continue")
+            runs.append((model, seed, folder))
+    return runs
+
+
+def collect(profile, out, steps=None):
+    """A table of the trainings: a row for each model and seed.
+
+    Args:
+        profile: a loaded profile with `models` and `seeds`.
+        out: folder of the trainings.
+        steps: number of steps of each training, where it is not the profile's.
+    Returns:
+        DataFrame with model, seed, steps, parameters, gflops_crop and gflops_tile (10⁹ operations of a forward pass of
+        one training crop and of one tile), and the held-out PSNR in dB at each validation noise level and their mean.
+    Raises:
+        KitError: for a training that has not made all its steps.
+    """
+    rows = []
+    for model, seed, folder in finished(profile, out, steps):
+        _, network, options, recipe = plan(profile, model, steps=steps)
+        net = create_model(network, **options)
+        last = list(csv.DictReader((folder / "log.csv").open()))[-1]
+        row = {"model": model, "seed": seed, "steps": recipe.steps, "parameters": parameter_count(net)}
+        row |= {"gflops_crop": flops(net, recipe.crop) / 1e9, "gflops_tile": flops(net, profile.tile or 256) / 1e9}
+        rows.append(row | {score: float(last[score]) for score in HELD_OUT})
+    table = pd.DataFrame(rows)
+    table["mean"] = table[list(HELD_OUT)].mean(axis=1)
+    return table
+
+
+def scored_images(profile):
+    """{data set: [(name, image)]} of a profile; of some data sets only the central crop is used."""
+    sides = profile.centre_crops
+    return {
+        name: [
+            (file, centre_crop(image, sides[name]) if name in sides else image) for file, image in load_dataset(name)
+        ]
+        for name in profile.datasets
+    }
+
+
+def score(profile, out, steps=None, device="cpu"):
+    """Per-image scores of every training, and of the profile's methods: DataFrame with SCORE_COLUMNS.
+
+    A run's own rows are kept in its folder, so that an interrupted scoring continues. Methods that are not trained have
+    no seed.
+    """
+    images, tile = scored_images(profile), f"@{profile.tile}" if profile.tile else ""
+    tables = []
+    for model, seed, folder in finished(profile, out, steps):
+        method = f"{folder / 'model.safetensors'}{tile}"
+        table = run_benchmark(images, [method], profile.sigmas, folder / "scores.csv", device=device)
+        tables.append(table.assign(model=model, seed=seed))
+    table = run_benchmark(images, profile.methods, profile.sigmas, Path(out) / "methods.csv", device=device)
+    tables.append(table.assign(model=table["method"], seed=-1))
+    return pd.concat(tables)[list(SCORE_COLUMNS)].reset_index(drop=True)
+
+
+def compare(scores, comparisons):
+    """Differences of set means between pairs of models, paired by seed, with intervals and verdicts.
+
+    Args:
+        scores: DataFrame with SCORE_COLUMNS.
+        comparisons: pairs (a, b) of models; the first pair at PRIMARY_SIGMA is the primary test.
+    Returns:
+        DataFrame with a, b, dataset, sigma, seeds; difference (mean of a - b over images and seeds, dB), low and high
+        (95%, Student's t over the seeds), image_low and image_high (95% bootstrap over the images, seeds averaged), p
+        (two-sided t-test), p_holm (Holm's correction over all rows but the primary ones), primary, verdict.
+    """
+    rows = []
+    for number, (a, b) in enumerate(comparisons):
+        seeds = set.intersection(*(set(scores.loc[scores["model"] == model, "seed"]) for model in (a, b)))
+        part = scores[scores["model"].isin((a, b)) & scores["seed"].isin(seeds)]
+        images = paired_differences(part.assign(method=part["model"], protocol="float"), [a, b])
+        for image in images.itertuples():
+            here = part[(part["dataset"] == image.dataset) & (part["sigma"] == image.sigma)]
+            means = here.pivot_table("psnr", "seed", "model")
+            difference, low, high, p = seed_paired_difference(means[a], means[b])
+            row = {"a": a, "b": b, "dataset": image.dataset, "sigma": image.sigma, "seeds": len(means)}
+            row |= {
+                "difference": difference,
+                "low": low,
+                "high": high,
+                "image_low": image.low,
+                "image_high": image.high,
+            }
+            primary = number == 0 and image.sigma == PRIMARY_SIGMA
+            rows.append(row | {"p": p, "primary": primary, "verdict": answer(low, high)})
+    table = pd.DataFrame(rows)
+    table["p_holm"] = table["p"]
+    explored = ~table["primary"]
+    table.loc[explored, "p_holm"] = holm(table.loc[explored, "p"].to_numpy())
+    return table
+
+
+@exit_clearly
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m glowlib study",
+        description=__doc__.split(":")[0] + ".",
+        epilog="Options that are not listed here go to python -m glowlib.training, such as --lr.",
+    )
+    parser.add_argument("--profile", default="study", help=f"one of {', '.join(list_profiles())}, or a YAML file")
+    parser.add_argument("--out", type=Path, help="folder of runs and tables (default: results/runs/PROFILE)")
+    parser.add_argument(
+        "--minutes", type=float, default=24 * 60, help="stop after that many minutes; run again to continue"
+    )
+    parser.add_argument("--steps", type=int, help="of each training (default: the profile's)")
+    parser.add_argument("--at_once", type=int, default=1, help="trainings side by side, such as one for each core")
+    parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
+    args, more = parser.parse_known_args(argv)
+    profile = load_profile(args.profile)
+    out = args.out or Path("results/runs") / profile.name
+    if own := [option for option in more if option.split("=")[0] in ("--seed", "--model")]:
+        raise KitError(f"{own[0]} cannot be given here: the profile lists the seeds and models")
+    if len(profile.seeds) < 2:
+        raise KitError(f"profile {profile.name} has one seed: a spread needs at least two")
+    jobs = {}
+    for seed in profile.seeds:
+        for model in profile.models:
+            folder = run_folder(out, model, seed)
+            given = ["--profile", args.profile, "--model", model, "--seed", str(seed), "--out", str(folder)]
+            given += ["--steps", str(args.steps)] if args.steps else []
+            given += ["--device", args.device] if args.device else []
+            jobs[folder] = [*more, *given]
+    if failed := run_piece(jobs, args.minutes, max(1, args.at_once), {}):
+        raise KitError("; ".join(failed))
+    runs = collect(profile, out, args.steps)
+    runs.to_csv(out / "runs.csv", index=False, float_format="%.4f")
+    if profile.datasets:
+        scores = score(profile, out, args.steps, choose_device(args.device))
+        write_csv(out / "scores.csv", SCORE_COLUMNS, scores.round(4).to_dict("records"))
+        found = compare(scores, profile.comparisons)
+    else:
+        found = differences_over_seeds(runs, (*HELD_OUT, "mean"))
+    found.to_csv(out / "differences.csv", index=False, float_format="%.4f")
+    print(found.to_string(index=False, float_format="%.3f"))
+    print(f"tables in {out}: {', '.join(path.name for path in sorted(out.glob('*.csv')))}")

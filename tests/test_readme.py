@@ -1,0 +1,207 @@
+"""Every number in README is one that was measured, and its links and picture are there."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+from glowlib.errors import KitError
+from glowlib.evaluation.statistics import paired_differences
+from glowlib.experiments import model_cards
+from glowlib.experiments.cost import cost
+from glowlib.experiments.model_cards import minutes, write_documents
+from glowlib.experiments.readme import METHODS, replace_block, result_table, with_badges
+from glowlib.networks.pretrained import list_models
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+TABLES = ROOT / "results" / "reference" / "standard" / "tables"
+PEERS = ROOT / "results" / "reference" / "peers" / "tables"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS += sorted(ROOT.glob("results/*.md")) + sorted(ROOT.glob("results/*/*.md"))
+
+
+def block(text, name):
+    return text.split(f"<!-- {name} -->\n")[1].split(f"\n<!-- /{name} -->")[0]
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def scores_of(folder):
+    scores = pd.read_csv(folder / "scores.csv", dtype={"protocol": str})
+    return scores[scores["protocol"] == "float"].groupby(["method", "dataset", "sigma"])["psnr"].mean()
+
+
+# The table of results
+
+
+def test_the_table_holds_the_means_of_the_single_scores():
+    scores = pd.concat([scores_of(folder) for folder in (TABLES, PEERS) if folder.is_dir()])
+    head, _, *rows = map(cells, block(README, "results").splitlines())
+    columns = [(dataset, sigma) for dataset in ("Kodak24", "CBSD68") for sigma in (10, 30, 50)]
+    assert [name.split()[-1] for name in head[3:]] == [str(sigma) for _, sigma in columns]
+    assert [name.split()[0] for name in head[3::3]] == ["Kodak24:", "CBSD68:"]
+    names = {label: method for method, label in METHODS.items()}
+    shown = {names[row[0]]: row[3:] for row in rows}
+    assert set(shown) == {method for method in METHODS if method in scores.index.get_level_values("method")}
+    for method, numbers in shown.items():
+        assert numbers == [f"{scores[method, dataset, sigma]:.2f}" for dataset, sigma in columns]
+
+
+@pytest.mark.parametrize("name", list_models().shipped)
+def test_the_table_holds_the_parameters_and_operations_of_the_weights(name):
+    (row,) = (row for row in map(cells, block(README, "results").splitlines()) if row[0] == METHODS[name])
+    tensors = load_file(ROOT / "results" / "models" / name / "model.safetensors")
+    statistics = ("running_mean", "running_var", "num_batches_tracked")  # of batch normalisation: not trained
+    values = sum(tensor.numel() for key, tensor in tensors.items() if not key.endswith(statistics))
+    assert row[1] == f"{values / 1e6:.2f} M"
+    assert row[2] == f"{1e3 * cost(name)['gflops'] / 256**2:.2f} M"
+
+
+def test_methods_that_are_measured_elsewhere_get_a_row(tmp_path):
+    for folder, method, psnr in (("standard", "noisy", 14.9), ("peers", "cbm3d", 28.46)):
+        (tmp_path / folder).mkdir()
+        rows = [(d, p, 50, method, psnr) for d in ("Kodak24", "CBSD68") for p in ("float", "8bit")]
+        rows += [("CBSD68", "float", 50, "unknown", 30.0)]
+        columns = ["dataset", "protocol", "sigma", "method", "psnr"]
+        pd.DataFrame(rows, columns=columns).to_csv(tmp_path / folder / "summary.csv", index=False)
+        costs = pd.DataFrame([(method, 667_000, 87.4)], columns=["method", "parameters", "gflops"])
+        (costs if folder == "peers" else costs.iloc[:0]).to_csv(tmp_path / folder / "cost.csv", index=False)
+    table = result_table([tmp_path / "standard", tmp_path / "peers", tmp_path / "absent"]).splitlines()
+    assert cells(table[2]) == ["noisy image", "", "", "", "", "14.90", "", "", "14.90"]
+    assert cells(table[3]) == ["CBM3D (told σ)", "0.67 M", "1.33 M", "", "", "28.46", "", "", "28.46"]
+    assert len(table) == 4
+    (tmp_path / "peers" / "cost.csv").unlink()
+    with pytest.raises(KitError, match=r"cost\.csv"):
+        result_table([tmp_path / "standard", tmp_path / "peers"])
+
+
+# The generated blocks
+
+
+def test_the_committed_documents_are_the_generated_ones(tmp_path):
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/speed.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "results" / "speed", tmp_path / "results" / "speed")
+    for path in write_documents(tmp_path, [TABLES, PEERS]):
+        assert path.read_text() == (ROOT / path.relative_to(tmp_path)).read_text()
+
+
+def test_a_block_is_replaced_and_nothing_else():
+    text = "a\n<!-- results -->\nold\n<!-- /results -->\nb\n"
+    assert replace_block(text, "results", "new") == "a\n<!-- results -->\nnew\n<!-- /results -->\nb\n"
+    for broken in ("a\n", "<!-- results -->\n", "<!-- /results -->\n"):
+        with pytest.raises(KitError, match="there is no block <!-- results -->"):
+            replace_block(broken, "results", "new")
+
+
+def test_badges_point_at_the_given_repository_and_go_away_again():
+    text = with_badges(README, "someone/glowlib")
+    found = re.findall(r"\(https://colab\.research\.google\.com/github/someone/glowlib/blob/main/(\S+)\)", text)
+    assert found == [str(path.relative_to(ROOT)) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    assert with_badges(with_badges(text, "other/name"), "someone/glowlib") == text
+    assert "colab.research" not in with_badges(text, "")
+
+
+def test_a_repository_has_an_owner_and_a_name(capsys):
+    with pytest.raises(SystemExit) as stop:
+        model_cards.main(["--colab", "glowlib"])
+    assert stop.value.code == 2
+    assert "must be a GitHub repository OWNER/NAME, not 'glowlib'" in capsys.readouterr().err
+
+
+def test_outside_a_clone_one_line_says_where_to_go(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        model_cards.main([])
+    assert stop.value.code == 2
+    assert "run this in the top folder of a clone" in capsys.readouterr().err
+
+
+# The rest of the page
+
+
+def test_there_are_no_other_measured_numbers():
+    rest = README.replace(block(README, "results"), "").replace(answer_section(), "")
+    assert re.findall(r"\d+\.\d+", rest) == ["3.11", "3.13"]  # versions of Python
+    assert not re.search(r"\d\s*(dB|%|seconds)", rest)
+
+
+def test_the_picture_is_there_with_a_text_and_is_small():
+    text, path = re.search(r"!\[([^\]]+)\]\((\S+\.png)\)", README).groups()
+    assert len(text) > 80
+    assert 50_000 < (ROOT / path).stat().st_size < 400_000
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document):
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, heading = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), f"{document.name}: {link}"
+        if heading:
+            headings = re.findall(r"(?m)^#+ (.+)$", target.read_text())
+            assert heading in {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}, link
+
+
+# The answer to the question
+
+
+def answer_section():
+    return README.split("## Does global context help?")[1].split("##")[0]
+
+
+def readme_answer():
+    return " ".join(answer_section().split())
+
+
+def held_out(name):
+    """The validation rows of a shipped model's log, with the minutes of training until each."""
+    log = pd.read_csv(ROOT / "results" / "models" / name / "log.csv")
+    log["minutes"] = (log["step"].diff().fillna(log["step"].iloc[0]) * 8 / log["images_per_second"]).cumsum() / 60
+    return log.dropna(subset="psnr_sigma50").set_index("step")
+
+
+LEVELS = [f"psnr_sigma{sigma}" for sigma in (10, 25, 50)]
+
+
+def test_the_readme_claims_no_more_than_the_test_scores_show():
+    scores = pd.read_csv(TABLES / "scores.csv", dtype={"protocol": str})
+    scores = scores[(scores["protocol"] == "float") & (scores["sigma"] == 50)]
+    found = set(re.findall(r"\S+ dB \(\S+ to \S+\) on \w+", readme_answer()))
+    measured = paired_differences(scores, ["sglownet-small", "sunet-small"]).itertuples()
+    assert found == {f"{r.difference:+.2f} dB ({r.low:+.2f} to {r.high:+.2f}) on {r.dataset}" for r in measured}
+
+
+def test_the_readme_says_how_the_lead_shrinks():
+    lead = held_out("sglownet-small")[LEVELS] - held_out("sunet-small")[LEVELS]
+    said = [[f"{value:+.2f}" for value in lead.loc[step]] for step in (4000, 12000)]
+    early, late = (f"{a}, {b} and {c} dB" for a, b, c in said)
+    assert f"from {early} (σ = 10, 25, 50) after 4,000 steps to {late} after 12,000" in readme_answer()
+
+
+def test_the_readme_compares_equal_training_times():
+    for name, minutes_, label in (("sglownet-small", 34, "S-GLOWNet"), ("sunet-small", 36, "SUNet")):
+        log = held_out(name)
+        row = log.loc[(log["minutes"] - minutes_).abs().idxmin()]
+        assert round(row["minutes"]) == minutes_
+        assert label in readme_answer()
+        assert "{:.2f}, {:.2f} and {:.2f} dB".format(*row[LEVELS]) in readme_answer()
+
+
+def test_the_cost_of_s_glownet_is_the_measured_one():
+    spent = {}
+    for name in ("sunet-small", "sglownet-small"):
+        log = pd.read_csv(ROOT / "results" / "models" / name / "log.csv")
+        spent[name] = minutes(log, 8), cost(name)["gflops"]
+    time, operations = (a / b for a, b in zip(spent["sglownet-small"], spent["sunet-small"], strict=True))
+    said = f"takes {operations:.0f} times SUNet's operations at 256² pixels and took {time:.1f} times its training time"
+    assert said in readme_answer()
