@@ -1,7 +1,7 @@
 """Classical denoisers by scikit-image, each told the noise level, with strengths tuned on training images.
 
-`python -m glowlib tune-classical` tunes them again: for each noise level, the strength with the best mean PSNR on centre
-crops of the held-out images of BSD400, so that the comparison with networks is fair.
+`python -m glowlib tune-classical` tunes them again: for each noise level, the strength with the best mean PSNR on
+centre crops of the held-out images of BSD400, so that the comparison with networks is fair.
 """
 
 import argparse
