@@ -33,9 +33,9 @@ def close():
 
 
 def test_the_busiest_square_is_found():
-    picture = np.full((100, 140, 3), 0.5)
-    picture[48:80, 64:96] = np.random.default_rng(0).random((32, 32, 3))
-    assert busiest_crop(picture, 32) == (48, 64)
+    image = np.full((100, 140, 3), 0.5)
+    image[48:80, 64:96] = np.random.default_rng(0).random((32, 32, 3))
+    assert busiest_crop(image, 32) == (48, 64)
 
 
 def test_comparison_shows_each_method_with_its_score():
@@ -51,13 +51,13 @@ def test_comparison_shows_each_method_with_its_score():
 def test_comparison_of_many_methods_takes_two_lines():
     restored = {f"method {i}": (i + 1) / 8 * NOISY for i in range(7)}
     figure = visual_comparison(CLEAN, NOISY, restored, side=40)
-    shown = [axis for axis in figure.axes if axis.get_title()][1:]  # without the whole picture
+    shown = [axis for axis in figure.axes if axis.get_title()][1:]  # without the whole image
     assert [axis.get_title() for axis in shown] == ["noisy", *restored, "clean"]
     assert [axis.get_subplotspec().rowspan.start for axis in shown] == [0] * 5 + [2] * 4
     assert [axis.get_xlabel() for axis in shown[1:8]] == [f"{psnr(CLEAN, r):.2f} dB" for r in restored.values()]
 
 
-def test_comparison_shows_the_square_that_was_asked_for():
+def test_comparison_shows_the_square_that_is_given():
     figure = visual_comparison(CLEAN, NOISY, {}, crop=(30, 50), side=40)
     shown = next(axis for axis in figure.axes if axis.get_title() == "noisy").images[0].get_array()
     np.testing.assert_allclose(shown, NOISY[30:70, 50:90].clip(0, 1))
