@@ -41,8 +41,8 @@ def told_sigma(sigma: float | torch.Tensor, image: torch.Tensor) -> torch.Tensor
         sigma = torch.as_tensor(sigma, dtype=image.dtype, device=image.device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise KitError(f"sigma is a number, or one for each image of the batch, not {sigma!r}") from error
-    if sigma.shape not in ((), (1,), (len(image),)):
-        raise KitError(f"sigma is one number, or {len(image)} for this batch, not a tensor {tuple(sigma.shape)}")
+    if sigma.shape not in ((), (1,), (image.shape[0],)):
+        raise KitError(f"sigma is one number, or {image.shape[0]} for this batch, not a tensor {tuple(sigma.shape)}")
     # A graph that is being traced cannot depend on values.
     if not torch.compiler.is_compiling() and not ((sigma > 0) & sigma.isfinite()).all():
         raise KitError(f"sigma is above 0 and finite, on the 0 to 255 scale, not {sigma.tolist()}")
