@@ -28,14 +28,14 @@ def differences(scores: pd.DataFrame) -> pd.DataFrame:
         scores: the table of `run_benchmark`, with methods "<model>" and "<model>@<tile>" for each of TILES.
     Returns:
         Columns sigma, model, tile, difference, low, high (dB; the ends are of a 95% interval over the images) and
-        pictures (number of images).
+        images (their number).
     """
     parts = []
     for model in dict.fromkeys(split_tile(name)[0] for name in scores["method"]):
         for tile in TILES:
             part = paired_differences(scores, [f"{model}@{tile}", model])
             parts.append(part.assign(model=model, tile=tile))
-    columns = ["sigma", "model", "tile", "difference", "low", "high", "pictures"]
+    columns = ["sigma", "model", "tile", "difference", "low", "high", "images"]
     return pd.concat(parts)[columns].reset_index(drop=True)
 
 

@@ -16,7 +16,7 @@ from glowlib import KitError
 from glowlib.data import datasets, download
 from glowlib.data.datasets import fingerprints, load_dataset
 from glowlib.data.image_files import write_png
-from glowlib.files import DATA_VARIABLE, data_folder
+from glowlib.files import DATA_VARIABLE, data_folder, locked
 
 PICTURES = {f"{i:02d}.png": np.ascontiguousarray(data.astronaut()[40 * i : 40 * i + 24, :32]) for i in range(3)}
 
@@ -356,14 +356,12 @@ def test_one_image_that_fails_does_not_lose_the_others(tiny, content, serve, mon
 
 
 def test_two_processes_do_not_fetch_one_set(tiny, content, serve, monkeypatch):
-    fcntl = pytest.importorskip("fcntl")
+    pytest.importorskip("fcntl")
     server = serve(content)
     monkeypatch.setitem(download.ADDRESSES, "Tiny", [f"{server.url}/{{stem}}.png"])
     (tiny / "Tiny").mkdir(parents=True)
-    with (tiny / "Tiny" / ".lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(KitError, match="another process works in"):
-            load_dataset("Tiny")
+    with locked(tiny / "Tiny"), pytest.raises(KitError, match="another process is writing"):
+        load_dataset("Tiny")
     assert server.asked == []
     assert len(load_dataset("Tiny")) == 3
 
