@@ -69,6 +69,8 @@ def pixel_limit() -> int:
 
 
 def check_size(width: int, height: int, max_pixels: int | None) -> None:
+    if width * height == 0:
+        raise KitError("it has no pixels")
     limit = pixel_limit() if max_pixels is None else max_pixels
     if width * height > limit:
         raise KitError(
@@ -226,6 +228,10 @@ def decode_16_bit_colour(data: bytes) -> np.ndarray:
 
 def decode_by_tifffile(page) -> np.ndarray:
     """A page's 16 bits plane by plane, with alpha beside grey, or with white as 0: what Pillow does not read."""
+    segments = zip(page.dataoffsets, page.databytecounts, strict=True)
+    end = page.parent.filehandle.size
+    if page.imagedepth != 1 or not all(offset > 0 and 0 < size <= end - offset for offset, size in segments):
+        raise KitError("it is cut short")  # tifffile would leave the rest black
     try:
         pixels = page.asarray()
     except (KeyError, ValueError) as error:

@@ -384,6 +384,36 @@ def test_a_name_is_one_line_in_a_message(tmp_path):
     assert "a\\nerror: all is lost\\x1b[2J\\udcff.png" in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["planes", "grey-alpha", "white-is-0"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_a_cut_16_bit_tiff_is_named(kind, compression, rows, tmp_path):
+    channels, options = TIFF_KINDS[kind]
+    pixels = random((9, 12, channels))
+    stored = np.moveaxis(pixels, 2, 0).copy() if kind == "planes" else pixels[..., 0] if channels == 1 else pixels
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, stored, compression=compression, rowsperstrip=rows, **options)
+    assert read_picture(path).shape[:2] == (9, 12)
+    with tifffile.TiffFile(path) as file:
+        last = file.pages[0].dataoffsets[-1]
+    path.write_bytes(path.read_bytes()[: last + 5])
+    with pytest.raises(KitError, match="a.tif as an image: it is cut short"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("kind", ["grey", "planes", "white-is-0"])
+@pytest.mark.parametrize("tag", [256, 257])
+def test_a_tiff_without_pixels_is_named(kind, tag, tmp_path):
+    channels, options = TIFF_KINDS[kind]
+    pixels = random((9, 12, channels))
+    stored = np.moveaxis(pixels, 2, 0).copy() if kind == "planes" else pixels[..., 0]
+    tifffile.imwrite(tmp_path / "a.tif", stored, **options)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages[0].tags[tag].overwrite(0)
+    with pytest.raises(KitError, match="it has no pixels"):
+        read_picture(tmp_path / "a.tif")
+
+
 # --- any size
 
 
