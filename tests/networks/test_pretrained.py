@@ -203,7 +203,7 @@ UNFIT = {
         lambda path: torch.save({"output.weight": torch.zeros(3, 16, 3, 3, device="meta")}, path),
         "claim more values than the file holds",
     ),
-    "compressed.pth": (lambda path: compress(path, torch.zeros(10**6)), "compressed"),
+    "compressed.pth": (lambda path: compress(path, torch.zeros(10**6)), "its parts are compressed"),
     "folder.pth": (lambda path: path.mkdir(), "cannot read"),
     "folder.safetensors": (lambda path: path.mkdir(), "folder.safetensors"),
 }
