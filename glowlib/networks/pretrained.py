@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import KitError
 from ..files import atomic_write, data_folder, sha256, shipped_folder
 from . import NETWORKS, OPTIONS, require_known
-from .convert import build_with, from_original, unwrap
+from .convert import STATE_DICTS, build_with, from_original, unwrap
 
 DRIVE_ID = "19YrFIHw0todZ5O7c1H0XUOIFkF6V8WU1"  # the paper's own S-GLOWNet weights
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # of weights files, so not of a repository's name
@@ -144,7 +144,15 @@ def load_pretrained(name_or_path: str | Path, **hints: Any) -> nn.Module:
             raise KitError("its tensors claim more values than the file holds")
         return from_original(tensors, **hints)
     except KitError as error:
-        raise KitError(f"{path}: {error}") from error
+        raise KitError(f"{path}: {error}{where_found(path, content)}") from error
+
+
+def where_found(path: Path, content: Any) -> str:
+    """For a message: the key of a file under which its weights are, and the exported weights beside a checkpoint."""
+    keys = [key for key in STATE_DICTS if isinstance(content, dict) and isinstance(content.get(key), dict)]
+    beside = path.with_name("model.safetensors")
+    hint = f"; {beside} beside it has the description" if beside.exists() and beside != path else ""
+    return (f" (weights under {keys[0]!r})" if keys else "") + hint
 
 
 def download_pretrained(folder: str | Path | None = None) -> Path:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from timm.optim import Muon
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
@@ -57,6 +56,10 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
         {"params": [p for n, p in parameters if not is_matrix(n, p)], "weight_decay": 0.0},
     ]
     if config.optimizer == "muon":  # updates are scaled to AdamW's size, so that its learning rates apply
+        try:
+            from timm.optim import Muon
+        except ImportError as error:
+            raise KitError("optimizer muon needs timm 1.0.26 or newer: pip install --upgrade timm") from error
         groups[1]["use_fallback"] = True
         return Muon(groups, lr=config.lr, betas=config.betas, adjust_lr_fn="match_rms_adamw")
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam

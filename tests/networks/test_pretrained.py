@@ -514,3 +514,13 @@ def test_a_file_fetched_by_hand_is_taken(tmp_path, monkeypatch):
     (tmp_path / "sglownet-original.pth").write_bytes(b"by hand")
     assert download_pretrained(tmp_path).read_bytes() == b"by hand"
     assert (tmp_path / "sglownet-original.pth.sha256").read_text().startswith(hashlib.sha256(b"by hand").hexdigest())
+
+
+@pytest.mark.parametrize("key", ["params", "model_state_dict"])
+def test_a_refusal_names_where_the_weights_are(key, tmp_path, nano):
+    torch.save({key: create_model("sunet", **nano).state_dict()}, tmp_path / "last.pt")
+    with pytest.raises(KitError, match=rf"without a description.*weights under '{key}'"):
+        load_pretrained(tmp_path / "last.pt")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(KitError, match="model.safetensors beside it has the description"):
+        load_pretrained(tmp_path / "last.pt")
