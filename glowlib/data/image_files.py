@@ -69,7 +69,7 @@ def pixel_limit() -> int:
 
 
 def check_size(width: int, height: int, max_pixels: int | None) -> None:
-    if width * height == 0:
+    if not (isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0):  # TIFF may hold anything
         raise KitError("it has no pixels")
     limit = pixel_limit() if max_pixels is None else max_pixels
     if width * height > limit:

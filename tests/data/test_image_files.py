@@ -414,6 +414,23 @@ def test_a_tiff_without_pixels_is_named(kind, tag, tmp_path):
         read_picture(tmp_path / "a.tif")
 
 
+def test_a_size_that_is_text_takes_no_memory(tmp_path):
+    """Multiplied by the height, it would be gigabytes of text."""
+    tifffile.imwrite(tmp_path / "a.tif", random((9, 12)))
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        tags = file.pages[0].tags
+        width, height = (tags[code].offset for code in (256, 257))
+    content[width + 2 : width + 8] = struct.pack("<HI", 7, 4)  # four bytes of no type
+    content[height + 2 : height + 12] = struct.pack("<HII", 4, 1, 1_000_000_000)
+    (tmp_path / "a.tif").write_bytes(content)
+    tracemalloc.start()
+    with pytest.raises(KitError, match="it has no pixels"):
+        read_picture(tmp_path / "a.tif")
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
 # --- any size
 
 
