@@ -34,7 +34,6 @@ class ExportedModel(nn.Module):
         super().__init__()
         self.run, self.name, self.tile = run, description["network"], description["tile"]
         self.config = ModelConfig(**description["options"])
-        self.place = nn.Parameter(torch.zeros(0), requires_grad=False)  # tells `denoise` the device and the precision
         self.eval()
 
     def forward(self, image: torch.Tensor, sigma: float | torch.Tensor | None = None) -> torch.Tensor:

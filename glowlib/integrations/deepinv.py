@@ -42,8 +42,8 @@ class KitDenoiser(Denoiser):
         Args:
             x: (batch, 3 or 1, H, W), clean values in [0, 1].
             sigma: standard deviation of the noise in the units of x, one number or one for each image. A model
-                with noise normalisation is given it, on the 0 to 255 scale, or estimates it where it is None; other
-                models have no use for it.
+                with noise normalisation gets it as 255·sigma, or estimates the level where it is None; other models
+                ignore it.
             **kwargs: deepinv's, without effect.
         Returns:
             The same shape, not clipped; of a grey image the mean of the restored channels.

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import tifffile
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms
 from skimage.color import lab2rgb
+from strategies import integer_pictures
 
 from glowlib.data import image_files
 from glowlib.data.image_files import read_image, read_picture, write_image, write_png
@@ -23,14 +22,6 @@ from glowlib.errors import KitError
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 few = settings(max_examples=40, deadline=None)
-shapes = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
-    lambda side: st.sampled_from([side, (*side, 1), (*side, 2), (*side, 3), (*side, 4)])
-)
-
-
-@st.composite
-def integer_pictures(draw):
-    return draw(hnp.arrays(draw(st.sampled_from([np.uint8, np.uint16])), draw(shapes)))
 
 
 @few

@@ -7,19 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps
+from strategies import integer_pictures, shapes
 
 from glowlib.data.images import BAND, ORIENTATION, centre_crop, to_array, to_pixels, to_tensor
 from glowlib.errors import KitError
 
 few = settings(max_examples=40, deadline=None)
-shapes = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
-    lambda side: st.sampled_from([side, (*side, 1), (*side, 2), (*side, 3), (*side, 4)])
-)
-
-
-@st.composite
-def integer_pictures(draw):
-    return draw(hnp.arrays(draw(st.sampled_from([np.uint8, np.uint16])), draw(shapes)))
 
 
 @st.composite
