@@ -302,7 +302,7 @@ def check_claims(profile: Profile, folder: Path, reference: Path, tolerance: flo
 def optional_parts(profile: Profile, folder: Path, reference: Path) -> list[tuple[str, str]]:
     """[(part, state)] of what is not judged: optional parts, and results that the reference does not have."""
     parts = []
-    if "05_benchmark" in profile.notebooks:
+    if "06_benchmark" in profile.notebooks:
         for name, what in OPTIONAL.items():
             ran = (folder / "tables" / name).exists()
             parts.append((what, "run, not compared" if ran else "not run"))

@@ -17,7 +17,7 @@ from glowlib.experiments.reproduce import copy_as_reference
 from glowlib.training.profiles import load_profile
 
 METHODS = ("wavelet", "noisy")
-SMALL = {"methods": METHODS, "sigmas": (50,), "protocols": ("float",), "notebooks": ("05_benchmark",)}
+SMALL = {"methods": METHODS, "sigmas": (50,), "protocols": ("float",), "notebooks": ("06_benchmark",)}
 CLAIM = {"profile": "quick", "text": "wavelet minus noisy", "dataset": "bundled", "protocol": "float", "sigma": 50}
 
 
@@ -41,7 +41,7 @@ def finished(tmp_path_factory, small_profile):
     plt.imsave(folder / "figures" / "photograph.png", data.astronaut()[:32, :32])
     (folder / "notebooks").mkdir()
     cells = [{"cell_type": "code", "metadata": {"papermill": {"status": "completed"}}} for _ in range(3)]
-    (folder / "notebooks" / "05_benchmark.ipynb").write_text(json.dumps({"cells": cells}))
+    (folder / "notebooks" / "06_benchmark.ipynb").write_text(json.dumps({"cells": cells}))
     return folder
 
 

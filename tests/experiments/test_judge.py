@@ -201,12 +201,12 @@ def test_another_input_is_named(run):
 
 @pytest.mark.parametrize(("status", "verdict"), [("pending", "DIFFERS"), ("failed", "DIFFERS"), (None, "DAMAGED")])
 def test_a_notebook_that_did_not_run_to_its_end_is_named(run, status, verdict):
-    path = run[1] / "notebooks" / "05_benchmark.ipynb"
+    path = run[1] / "notebooks" / "06_benchmark.ipynb"
     cells = [{"cell_type": "code", "metadata": {"papermill": {"status": status}} if status else {}}]
     path.write_text(json.dumps({"cells": cells}))
-    assert failed(run) == {("notebooks", "05_benchmark"): verdict}
+    assert failed(run) == {("notebooks", "06_benchmark"): verdict}
     path.unlink()
-    assert failed(run) == {("notebooks", "05_benchmark"): "MISSING"}
+    assert failed(run) == {("notebooks", "06_benchmark"): "MISSING"}
 
 
 def test_a_claim_is_judged_by_number_and_answer(run, tamper):

@@ -65,13 +65,13 @@ def test_a_finished_run_starts_afresh_and_an_unfinished_one_is_continued(clone):
     (folder / "training").mkdir()
     reproduce("quick")  # no report yet: continued
     assert (folder / "tables" / "scores.csv").exists()
-    (folder / "notebooks" / "05_benchmark.ipynb").unlink()
+    (folder / "notebooks" / "06_benchmark.ipynb").unlink()
     reproduce("quick", verify=True)  # writes a report, which makes no finished run of it
     reproduce("quick")
     assert (folder / "tables" / "scores.csv").exists()
     shutil.copytree(clone / "results/reference/quick/figures", folder / "figures", dirs_exist_ok=True)
     cells = [{"cell_type": "code", "metadata": {"papermill": {"status": "completed"}}}]
-    (folder / "notebooks" / "05_benchmark.ipynb").write_text(json.dumps({"cells": cells}))
+    (folder / "notebooks" / "06_benchmark.ipynb").write_text(json.dumps({"cells": cells}))
     reproduce("quick")
     assert not (folder / "tables").exists()
     assert (folder / "training").is_dir()
@@ -109,7 +109,7 @@ def test_a_profiles_name_is_checked_before_anything_is_removed(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "report.html").write_text("mine")
-    Path("p.yaml").write_text("name: ../..\ndatasets: [bundled]\nmethods: [noisy]\nnotebooks: [05_benchmark]\n")
+    Path("p.yaml").write_text("name: ../..\ndatasets: [bundled]\nmethods: [noisy]\nnotebooks: [06_benchmark]\n")
     with pytest.raises(KitError):
         reproduce("p.yaml")
     assert (tmp_path / "notebooks").is_dir()
