@@ -21,9 +21,19 @@ DATA_VARIABLE = "GLOWLIB_DATA"
 CLONE = Path(__file__).parents[1]
 
 
+def kit_folder() -> Path:
+    """The clone's top folder, with notebooks/ and results/; the current folder where glowlib is installed without a clone."""
+    return CLONE if (CLONE / "pyproject.toml").exists() else Path()
+
+
 def data_folder() -> Path:
-    """The folder that holds the datasets: the value of GLOWLIB_DATA, else data/ in the clone, or here without one."""
-    return Path(os.environ.get(DATA_VARIABLE) or (CLONE if (CLONE / "pyproject.toml").exists() else Path()) / "data")
+    """The folder that holds the datasets: the value of GLOWLIB_DATA, else data/ in the kit's folder."""
+    return Path(os.environ.get(DATA_VARIABLE) or kit_folder() / "data")
+
+
+def notebooks_run_folder(run_folder: str = "") -> Path:
+    """The folder for what a notebook makes: `run_folder` where it is given, else results/runs/notebooks of the kit."""
+    return Path(run_folder).expanduser() if run_folder else kit_folder() / "results" / "runs" / "notebooks"
 
 
 def shipped_folder() -> Path:
