@@ -22,7 +22,7 @@ CLONE = Path(__file__).parents[1]
 
 
 def kit_folder() -> Path:
-    """The clone's top folder, with notebooks/ and results/; the current folder where glowlib is installed without a clone."""
+    """The clone's top folder, with notebooks/ and results/; the current folder where there is no clone."""
     return CLONE if (CLONE / "pyproject.toml").exists() else Path()
 
 
