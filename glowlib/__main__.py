@@ -16,6 +16,7 @@ COMMANDS = {
     "pairs": ("data.paper_pairs", [], "prepare training pairs as the paper did"),
     "cards": ("experiments.model_cards", [], "write the model cards, and the results in README and docs"),
     "context-range": ("experiments.context_range", [], "the shipped models on whole pictures and on tiles"),
+    "interventions": ("experiments.interventions", [], "what the shipped models lose without parts of their context"),
     "export": ("integrations.export", [], "write a network's files for other programs: ONNX, torch.export"),
     "tune-classical": ("evaluation.classical", [], "tune the classical methods' strengths"),
 }
