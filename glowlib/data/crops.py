@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import KitError
 from ..files import atomic_write, sha256
+from .augmentation import augment_colours, random_symmetry
 from .image_files import to_colour
 from .noise import to_8bit_by_truncation
 from .synthetic import synthetic_image
@@ -112,11 +113,7 @@ class NoisyCrops(Dataset):
         synthetic = share_drawn and rng.random() < share_drawn
         crop = synthetic_image(rng, side) if synthetic else self.random_crop(rng, side)
         clean = np.ascontiguousarray(crop.transpose(2, 0, 1))
-        if c.share_permuted and rng.random() < c.share_permuted:
-            clean = np.ascontiguousarray(rng.permutation(clean))
-        if c.share_saturation and rng.random() < c.share_saturation:
-            grey = clean.mean(0)
-            clean = (grey + np.float32(2 ** rng.uniform(-1, 1)) * (clean - grey)).clip(0, 1)
+        clean = augment_colours(clean, rng, c.share_permuted, c.share_saturation)
         noise = rng.standard_normal(clean.shape, dtype=np.float32)
         if rng.random() < c.share_grey:
             clean[:] = clean.mean(0)
@@ -130,8 +127,8 @@ class NoisyCrops(Dataset):
         """A random crop of a random image in one of the eight symmetries of the square, each equally likely."""
         image = self.store[rng.integers(self.count)]
         top, left = (rng.integers(length - side + 1) for length in image.shape[:2])
-        crop = np.rot90(image[top : top + side, left : left + side], rng.integers(4))
-        return (crop[:, ::-1] if rng.integers(2) else crop).astype(np.float32) / 255
+        crop = random_symmetry(image[top : top + side, left : left + side], rng)
+        return crop.astype(np.float32) / 255
 
 
 class BatchOrder(Sampler):

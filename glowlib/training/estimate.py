@@ -15,10 +15,11 @@ from ..device import choose_precision, own_device, world
 from ..errors import KitError
 from ..networks.base import parameter_count
 from .config import TrainingConfig
+from .gradient_accumulation import clear_memory_errors
 from .optim import initial_network
 from .profiles import load_profile, plan
 from .state import TrainState
-from .step import TrainingStep, checkpoint_activations, clear_memory_errors
+from .step import TrainingStep, checkpoint_activations
 
 MEASURED = 3  # steps, after one to warm up
 
@@ -88,7 +89,7 @@ def measure(
         if cuda:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    micro = min(training_step.micro_batch, share)
+    micro = min(training_step.backward.micro_batch, share)
     memory = torch.cuda.max_memory_allocated() if cuda else 0
     if not cuda:
         memory = 5 * sum(p.nbytes for p in net.parameters()) + saved.peak * micro / min(micro, crops)

@@ -31,9 +31,12 @@ from ..data.paper_pairs import PreparedPairs, pairs_folder, read_pairs
 from ..device import own_device, rank, world
 from ..errors import KitError
 from ..files import sha256
+from .checkpoints import load_checkpoint
 from .config import TrainingConfig
 from .distributed import process_group, total, wait
-from .optim import Schedule, initial_network
+from .gradient_accumulation import clear_memory_errors
+from .lr_schedule import Schedule
+from .optim import initial_network
 from .profiles import load_profile, plan
 from .run_folder import (
     SCORES,
@@ -42,13 +45,12 @@ from .run_folder import (
     clear_write_errors,
     export,
     half_precision,
-    load_checkpoint,
     lock,
     mean_psnr,
     remove_leftovers,
 )
 from .state import TrainState
-from .step import TrainingStep, checkpoint_activations, clear_memory_errors
+from .step import TrainingStep, checkpoint_activations
 
 LOG_EVERY = 50  # steps
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from ..device import choose_precision
 from ..errors import KitError
+from .checkpoints import check_same, save_checkpoint
 from .config import TrainingConfig
 from .optim import make_optimizer
-from .run_folder import check_same, save_checkpoint
 
 
 class TrainState:
