@@ -41,18 +41,3 @@ def test_what_decays(nano):
 def test_charbonnier_by_hand():
     a, b = torch.tensor([0.0, 0.3]), torch.tensor([0.0, 0.0])
     assert charbonnier(a, b).item() == pytest.approx((0.001 + math.sqrt(0.09 + 1e-6)) / 2)
-
-
-def test_the_rate_changes_once_an_epoch():
-    """The paper's schedule: stairs, of which the first is not 0."""
-    config = TrainingConfig(steps=60, warmup=30, epoch=10, lr=3e-4, min_lr=1e-6)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
-    schedule = Schedule(optimizer, config)
-    rates = []
-    for epoch in range(6):
-        schedule.step_update(epoch * config.epoch)
-        rates.append(optimizer.param_groups[0]["lr"])
-    assert rates[0] == pytest.approx(1e-4)
-    assert rates[:4] == sorted(rates[:4])
-    assert rates[3] == pytest.approx(3e-4)
-    assert rates[3:] == sorted(rates[3:], reverse=True)
