@@ -7,6 +7,7 @@ interval, a bootstrap over the images, holds the chance in the choice of test im
 
 import argparse
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +21,8 @@ from ..evaluation.statistics import answer, differences_over_seeds, holm, paired
 from ..files import write_csv
 from ..networks import create_model
 from ..networks.base import parameter_count
-from ..training.profiles import list_profiles, load_profile, plan
-from ..training.run_folder import VALIDATION_SIGMAS
+from ..training.profiles import Profile, list_profiles, load_profile, plan
+from ..training.run_folder import VALIDATION_SIGMAS, clear_write_errors
 from ..training.sweep import run_piece, steps_done
 from .cost import flops
 
@@ -103,12 +104,40 @@ def score(profile, out, steps=None, device="cpu"):
     return pd.concat(tables)[list(SCORE_COLUMNS)].reset_index(drop=True)
 
 
+def part_of(profile: Profile, models=None, seeds=None) -> Profile:
+    """A profile with some of its models and seeds only; KitError for those that it does not have."""
+    for kind, given, known in (("model", models, profile.models), ("seed", seeds, profile.seeds)):
+        if unknown := [value for value in given or () if value not in known]:
+            raise KitError(f"profile {profile.name} has no {kind} {unknown[0]}; it has {', '.join(map(str, known))}")
+    chosen = {name: options for name, options in profile.models.items() if not models or name in models}
+    return replace(profile, models=chosen, seeds=tuple(seeds or profile.seeds))
+
+
+def with_rows(table: pd.DataFrame, path: Path, profile: Profile) -> pd.DataFrame:
+    """A table of trainings together with the rows of other trainings that a file has, in the profile's order.
+
+    Args:
+        table: columns model and seed, and more.
+        path: a CSV file with the same columns, or one that does not exist.
+        profile: its models give the order.
+    """
+    if path.exists():
+        earlier = pd.read_csv(path)
+        new = set(zip(table["model"], table["seed"], strict=True))
+        kept = [key not in new for key in zip(earlier["model"], earlier["seed"], strict=True)]
+        table = pd.concat([earlier[kept], table])
+    order = {model: i for i, model in enumerate(profile.models)}
+    ranks = table["model"].map(lambda model: order.get(model, -1))
+    return table.assign(rank=ranks).sort_values(["seed", "rank"], kind="stable").drop(columns="rank")
+
+
 def compare(scores, comparisons):
     """Differences of set means between pairs of models, paired by seed, with intervals and verdicts.
 
     Args:
         scores: DataFrame with SCORE_COLUMNS.
-        comparisons: pairs (a, b) of models; the first pair at PRIMARY_SIGMA is the primary test.
+        comparisons: pairs (a, b) of models; the first pair at PRIMARY_SIGMA is the primary test. Pairs without two
+            seeds that both models have are left out.
     Returns:
         DataFrame with a, b, dataset, sigma, seeds; difference (mean of a - b over images and seeds, dB), low and high
         (95%, Student's t over the seeds), image_low and image_high (95% bootstrap over the images, seeds averaged), p
@@ -117,6 +146,8 @@ def compare(scores, comparisons):
     rows = []
     for number, (a, b) in enumerate(comparisons):
         seeds = set.intersection(*(set(scores.loc[scores["model"] == model, "seed"]) for model in (a, b)))
+        if len(seeds) < 2:
+            continue
         part = scores[scores["model"].isin((a, b)) & scores["seed"].isin(seeds)]
         images = paired_differences(part.assign(method=part["model"], protocol="float"), [a, b])
         for image in images.itertuples():
@@ -133,6 +164,8 @@ def compare(scores, comparisons):
             }
             primary = number == 0 and image.sigma == PRIMARY_SIGMA
             rows.append(row | {"p": p, "primary": primary, "verdict": answer(low, high)})
+    if not rows:
+        raise KitError("no comparison of the profile has two seeds of both its models yet")
     table = pd.DataFrame(rows)
     table["p_holm"] = table["p"]
     explored = ~table["primary"]
@@ -146,9 +179,13 @@ def main(argv=None):
         prog="python -m glowlib study",
         description=__doc__.split(":")[0] + ".",
         epilog="Options that are not listed here go to python -m glowlib.training, such as --lr.",
+        allow_abbrev=False,
     )
     parser.add_argument("--profile", default="study", help=f"one of {', '.join(list_profiles())}, or a YAML file")
     parser.add_argument("--out", type=Path, help="folder of runs and tables (default: results/runs/PROFILE)")
+    parser.add_argument("--results", type=Path, help="folder of tables; other trainings' rows stay (default: OUT)")
+    parser.add_argument("--models", nargs="+", help="some of the profile's models (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, help="some of the profile's seeds (default: all)")
     parser.add_argument(
         "--minutes", type=float, default=24 * 60, help="stop after that many minutes; run again to continue"
     )
@@ -156,12 +193,14 @@ def main(argv=None):
     parser.add_argument("--at_once", type=int, default=1, help="trainings side by side, such as one for each core")
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     args, more = parser.parse_known_args(argv)
-    profile = load_profile(args.profile)
-    out = args.out or Path("results/runs") / profile.name
+    whole = load_profile(args.profile)
+    out = args.out or Path("results/runs") / whole.name
+    results = args.results or out
     if own := [option for option in more if option.split("=")[0] in ("--seed", "--model")]:
-        raise KitError(f"{own[0]} cannot be given here: the profile lists the seeds and models")
-    if len(profile.seeds) < 2:
-        raise KitError(f"profile {profile.name} has one seed: a spread needs at least two")
+        raise KitError(f"{own[0]} cannot be given here: the profile lists the seeds and models; see --seeds, --models")
+    if len(whole.seeds) < 2:
+        raise KitError(f"profile {whole.name} has one seed: a spread needs at least two")
+    profile = part_of(whole, args.models, args.seeds)
     jobs = {}
     for seed in profile.seeds:
         for model in profile.models:
@@ -172,14 +211,17 @@ def main(argv=None):
             jobs[folder] = [*more, *given]
     if failed := run_piece(jobs, args.minutes, max(1, args.at_once), {}):
         raise KitError("; ".join(failed))
-    runs = collect(profile, out, args.steps)
-    runs.to_csv(out / "runs.csv", index=False, float_format="%.4f")
+    with clear_write_errors(results):
+        results.mkdir(parents=True, exist_ok=True)
+    runs = with_rows(collect(profile, out, args.steps), results / "runs.csv", whole)
+    write_csv(results / "runs.csv", runs.columns, runs.round(4).to_dict("records"))
     if profile.datasets:
         scores = score(profile, out, args.steps, choose_device(args.device))
-        write_csv(out / "scores.csv", SCORE_COLUMNS, scores.round(4).to_dict("records"))
+        scores = with_rows(scores.round(4), results / "scores.csv", whole)
+        write_csv(results / "scores.csv", SCORE_COLUMNS, scores.to_dict("records"))
         found = compare(scores, profile.comparisons)
     else:
         found = differences_over_seeds(runs, (*HELD_OUT, "mean"))
-    found.to_csv(out / "differences.csv", index=False, float_format="%.4f")
+    write_csv(results / "differences.csv", found.columns, found.round(4).to_dict("records"))
     print(found.to_string(index=False, float_format="%.3f"))
-    print(f"tables in {out}: {', '.join(path.name for path in sorted(out.glob('*.csv')))}")
+    print(f"tables in {results}: {', '.join(path.name for path in sorted(results.glob('*.csv')))}")

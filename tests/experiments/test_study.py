@@ -10,9 +10,9 @@ from glowlib.data.image_files import write_png
 from glowlib.errors import KitError
 from glowlib.evaluation.statistics import differences_over_seeds, holm
 from glowlib.experiments.study import HELD_OUT as SCORES
-from glowlib.experiments.study import SCORE_COLUMNS, collect, compare, main
+from glowlib.experiments.study import SCORE_COLUMNS, collect, compare, main, with_rows
 from glowlib.files import DATA_VARIABLE
-from glowlib.training.profiles import load_profile
+from glowlib.training.profiles import Profile, load_profile
 
 
 def table(values):
@@ -159,3 +159,37 @@ def test_the_study_scores_every_training_on_the_same_images(place):
     written = pd.read_csv(place / "runs" / "differences.csv")
     pd.testing.assert_frame_equal(written, compare(scores, [("sunet", "gcunet")]), rtol=1e-2, atol=1e-3)
     assert written["seeds"].tolist() == [2]
+
+
+def test_rows_of_other_trainings_stay(tmp_path):
+    """In any order of the parts; a training that is made again replaces its rows."""
+    profile = Profile("study", models={"a": {}, "b": {}})
+    rows = pd.DataFrame(
+        [("noisy", -1, 20.0), ("a", 0, 30.0), ("b", 0, 31.0), ("a", 1, 32.0), ("b", 1, 33.0)],
+        columns=["model", "seed", "psnr"],
+    )
+    path = tmp_path / "scores.csv"
+    worse = rows.assign(psnr=rows["psnr"] - 1)
+    for part in (rows.iloc[[4, 0]], worse.iloc[[3, 0]], rows.iloc[[1, 3, 0]], rows.iloc[[2, 0]]):
+        with_rows(part, path, profile).to_csv(path, index=False)
+    pd.testing.assert_frame_equal(pd.read_csv(path), rows)
+
+
+def test_a_part_of_the_study_is_written_before_anything_can_be_compared(place, capsys):
+    profile = yaml.safe_load((place / "tiny.yaml").read_text())
+    profile |= {"datasets": ["photos"], "sigmas": [50], "methods": ["noisy"], "comparisons": [["sunet", "gcunet"]]}
+    (place / "tiny.yaml").write_text(yaml.safe_dump(profile, sort_keys=False))
+    with pytest.raises(SystemExit) as stop:
+        run(place, "--results", place / "results", "--models", "gcunet", "--seeds", 1)
+    assert stop.value.code == 2
+    assert "no comparison of the profile has two seeds" in capsys.readouterr().err
+    assert pd.read_csv(place / "results" / "runs.csv")[["model", "seed"]].values.tolist() == [["gcunet", 1]]
+    assert set(pd.read_csv(place / "results" / "scores.csv")["model"]) == {"noisy", "gcunet"}
+
+
+@pytest.mark.parametrize(("option", "value"), [("--models", "nano"), ("--seeds", "7")])
+def test_models_and_seeds_are_those_of_the_profile(option, value, place, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(place, option, value)
+    assert stop.value.code == 2
+    assert f"has no {option[2:-1]} {value}; it has" in capsys.readouterr().err
