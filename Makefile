@@ -57,7 +57,7 @@ export: extras  ## write a network's ONNX and torch.export files to exported/ [W
 
 notebooks: setup  ## run the committed notebooks again, in place
 	$(RUN) -m nbconvert --to notebook --execute --inplace --coalesce-streams --log-level WARN \
-	    --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 
 colab: setup  ## put Colab badges into README's table of notebooks [REPO=owner/name]
 	$(RUN) -m glowlib cards --colab "$(REPO)"

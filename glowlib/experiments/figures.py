@@ -1,8 +1,9 @@
 """Figures in the paper's manner: each function returns a matplotlib figure, `save` writes it as PNG and PDF."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -10,9 +11,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from scipy.stats import norm
 
 from ..data.images import to_array
-from ..data.metrics import psnr
+from ..data.metrics import psnr, ssim
+from ..data.noise import add_noise
 
 # Okabe and Ito's palette, told apart with any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#888888")
@@ -40,6 +43,7 @@ STYLE = {
 }
 mpl.rcParams["pdf.fonttype"] = 42  # text stays text in a PDF
 GRID = {"alpha": 0.3}
+NOTHING: Mapping = MappingProxyType({})
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -152,6 +156,153 @@ def teaser(clean, noisy, restored, *, crop, side):
 
 
 @styled
+def enlarged(images: Mapping, clean) -> Figure:
+    """Images of one size beside each other, and below each its square of most detail, with PSNR and SSIM.
+
+    Args:
+        images: {title: array H×W×3 in [0, 1]}.
+        clean: what they are compared with; its own scores are left out.
+    """
+    side = max(16, min(clean.shape[:2]) // 4)
+    top, left = busiest_crop(clean, side)
+    figure, axes = plt.subplots(2, len(images), figsize=(2.5 * len(images), 5.4), squeeze=False)
+    for (whole, square), (title, image) in zip(axes.T, images.items(), strict=True):
+        scores = "" if image is clean else f"{psnr(clean, image):.2f} dB, SSIM {ssim(clean, image):.3f}"
+        show(whole, image, title, scores)
+        whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor="white", linewidth=1.5))
+        show(square, image[top : top + side, left : left + side])
+    return figure
+
+
+@styled
+def before_and_after(pairs: Mapping, clean) -> Figure:
+    """{title: (noisy, restored)} in two rows, with PSNR against `clean`; arrays H×W×3 in [0, 1]."""
+    figure, axes = plt.subplots(2, len(pairs), figsize=(2.5 * len(pairs), 5.4), squeeze=False)
+    for (above, below), (title, (noisy, restored)) in zip(axes.T, pairs.items(), strict=True):
+        show(above, noisy, f"noisy, {title}", f"{psnr(clean, noisy):.2f} dB")
+        show(below, restored, f"restored, {title}", f"{psnr(clean, restored):.2f} dB")
+    return figure
+
+
+@styled
+def removed_noise(removed: np.ndarray) -> Figure:
+    """What was removed from an image, and its power spectrum against the spatial frequency.
+
+    Args:
+        removed: H×W×3, noisy minus restored, in units of the image's range.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 3))
+    deviation = removed.std() or 1
+    left.imshow((0.5 + removed / (6 * deviation)).clip(0, 1), interpolation="nearest")
+    left.set(xticks=[], yticks=[], title="removed, grey = nothing")
+    grey = removed.mean(2) - removed.mean()
+    power = np.abs(np.fft.fft2(grey)) ** 2 / grey.size
+    rows, columns = (np.fft.fftfreq(length) for length in grey.shape)
+    distance = np.hypot(rows[:, None], columns[None])
+    bins = np.linspace(0, 0.5, 26)
+    middles, bin_of = (bins[1:] + bins[:-1]) / 2, np.digitize(distance, bins) - 1
+    means = np.array([power[bin_of == i].mean() if (bin_of == i).any() else np.nan for i in range(len(middles))])
+    right.plot(middles, 255**2 * means, color=COLOURS[0])
+    right.set(xlabel="frequency, cycles a pixel", ylabel="power (0–255 scale)", yscale="log", title="power spectrum")
+    right.set_ylim(255**2 * np.nanmean(means) / 30, 255**2 * np.nanmean(means) * 30)
+    right.grid(**GRID)
+    return figure
+
+
+@styled
+def row_of_images(
+    images: Mapping, below: Mapping = MappingProxyType({}), boxes: Mapping = MappingProxyType({})
+) -> Figure:
+    """Images in a row, equally high.
+
+    Args:
+        images: {title: array H×W×3}.
+        below: {title: text under the image}.
+        boxes: {title: [(top, left, side)]} of squares to outline, pixels.
+    """
+    ratios = [image.shape[1] / image.shape[0] for image in images.values()]
+    size = (7.2, 0.5 + 7 / sum(ratios))
+    figure, axes = plt.subplots(1, len(images), figsize=size, width_ratios=ratios, squeeze=False)
+    for axis, (title, image) in zip(axes[0], images.items(), strict=True):
+        show(axis, image, title, below.get(title, ""))
+        for top, left, side in boxes.get(title, ()):
+            axis.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=COLOURS[4], linewidth=0.7))
+    return figure
+
+
+@styled
+def two_rows(pairs: Sequence, labels: tuple[str, str]) -> Figure:
+    """Pairs of images of one size, the first of each in the upper row; labels: of the rows."""
+    figure, axes = plt.subplots(2, len(pairs), figsize=(7.2, 0.2 + 14.4 / len(pairs)), squeeze=False)
+    for column, images in zip(axes.T, pairs, strict=True):
+        for axis, image in zip(column, images, strict=True):
+            show(axis, image)
+    for axis, label in zip(axes[:, 0], labels, strict=True):
+        axis.set_ylabel(label)
+    return figure
+
+
+def expected_bias(x: np.ndarray, sigma: float) -> np.ndarray:
+    """Mean error of `8bit` noise in closed form: clipping at 0 and at 1, and truncation by half a level.
+
+    Args:
+        x: clean values in [0, 1].
+        sigma: noise level, 0 to 255 scale, above 0.
+    Returns:
+        Mean of noisy minus clean, in units of [0, 1].
+    """
+    s = sigma / 255
+
+    def cut_at_zero(x):
+        return s * norm.pdf(x / s) - x * norm.cdf(-x / s)
+
+    inside = norm.cdf((1 - x) / s) - norm.cdf(-x / s)  # what is clipped is on a level already
+    return cut_at_zero(x) - cut_at_zero(1 - x) - inside * 0.5 / 255
+
+
+@styled
+def clipping_bias(clean: np.ndarray, sigma: float, seed: int, name: str) -> Figure:
+    """Mean error of `8bit` noise against the clean value: measured, and `expected_bias`.
+
+    Args:
+        clean: uint8 H×W×3.
+        sigma, seed, name: of the noise, see `add_noise`.
+    """
+    error = 255 * add_noise(clean, sigma, seed=seed, name=name, protocol="8bit") - clean.astype(float)
+    counts = np.bincount(clean.flat, minlength=256)
+    means = np.bincount(clean.flat, error.flat, 256) / np.maximum(counts, 1)
+    often = counts >= 500
+    levels = np.arange(256)
+    figure, axis = plt.subplots(figsize=(6, 3))
+    axis.plot(levels[often], means[often], ".", color=COLOURS[1], markersize=4, label="measured")
+    axis.plot(levels, 255 * expected_bias(levels / 255, sigma), color=COLOURS[0], label="formula")
+    axis.set(xlabel="clean value (0–255 scale)", ylabel="mean error", title=f"8bit noise, σ = {sigma:g}")
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.legend()
+    axis.grid(**GRID)
+    return figure
+
+
+@styled
+def error_histograms(errors: Mapping, bands: Mapping) -> Figure:
+    """Distribution of the noise under each protocol, for bands of brightness.
+
+    Args:
+        errors: {protocol: noisy minus clean, 0 to 255 scale}.
+        bands: {title: bool array of the same shape}.
+    """
+    figure, axes = plt.subplots(1, len(bands), figsize=(7.2, 2.4), sharey=True, squeeze=False)
+    for axis, (title, band) in zip(axes[0], bands.items(), strict=True):
+        for i, (protocol, error) in enumerate(errors.items()):
+            filled = {"histtype": "stepfilled", "alpha": 0.35} if i else {"histtype": "step", "linewidth": 1.5}
+            axis.hist(error[band], np.arange(-150, 151, 6), density=True, color=COLOURS[i], label=protocol, **filled)
+        axis.set(title=title, xlabel="error (0–255 scale)")
+    axes[0, 0].set_ylabel("density")
+    axes[0, -1].legend()
+    return figure
+
+
+@styled
 def psnr_against_sigma(summary: pd.DataFrame, protocol: str = "float") -> Figure:
     """Mean PSNR of each method against the noise level, one panel a dataset. summary: from `summarise`."""
     part = summary[summary["protocol"] == protocol]
@@ -242,6 +393,40 @@ def learning_curves(logs: Mapping, score: str = "psnr_sigma50") -> Figure:
         axis.plot(rows["step"], rows[score], label=model, **style(model))
     axis.set(xlabel="steps", ylabel="PSNR (dB)")
     axis.legend(loc="lower right")
+    axis.grid(**GRID)
+    return figure
+
+
+@styled
+def training_curves(log: pd.DataFrame, steps: int, title: str = "") -> Figure:
+    """Loss and held-out PSNR of a training so far.
+
+    Args:
+        log: its log.csv, numbers.
+        steps: of the whole training.
+    """
+    scored = log.dropna(subset="psnr_sigma50") if "psnr_sigma50" in log else log[:0]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.6))
+    left.plot(log["step"], log["loss"], color=COLOURS[0])
+    left.set(xlabel="step", ylabel="L1 loss", xlim=(0, steps), ylim=(0, None))
+    for sigma, colour, marker in zip((10, 25, 50), COLOURS, MARKERS, strict=False):
+        if len(scored):
+            right.plot(scored["step"], scored[f"psnr_sigma{sigma}"], color=colour, marker=marker, label=f"σ = {sigma}")
+    right.set(xlabel="step", ylabel="held-out PSNR (dB)", xlim=(0, steps))
+    if len(scored):
+        right.legend()
+    for axis in (left, right):
+        axis.grid(**GRID)
+    figure.suptitle(title)
+    return figure
+
+
+@styled
+def learning_rates(rates: Sequence) -> Figure:
+    """The learning rate of every step."""
+    figure, axis = plt.subplots(figsize=(4.5, 2.2))
+    axis.plot(rates, color=COLOURS[0])
+    axis.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
     axis.grid(**GRID)
     return figure
 
