@@ -85,51 +85,65 @@ def busiest_crop(clean, side: int) -> tuple[int, int]:
     )
 
 
+def differing_crop(a, b, side: int, least: bool = False) -> tuple[int, int]:
+    """(top, left) of the square of that side in which two images H×W×3 differ most, or least, on a grid of 8 pixels."""
+    difference = np.abs(to_array(a) - to_array(b)).mean(2)
+    sums = np.pad(difference, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    means = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    means = means[::8, ::8]
+    row, column = np.unravel_index(means.argmin() if least else means.argmax(), means.shape)
+    return 8 * int(row), 8 * int(column)
+
+
 @styled
-def visual_comparison(clean, noisy, restored: Mapping, *, crop=None, side: int = 96) -> Figure:
-    """The whole image with a marked square; then that square noisy, restored, clean, and the absolute errors.
+def visual_comparison(clean, noisy, restored: Mapping, *, crop=None, side: int = 144, pair: tuple = ()) -> Figure:
+    """The whole image with a box; the box enlarged, as restored by each method; errors and their difference.
 
     Args:
         clean: image, values in [0, 1].
         noisy: image.
-        restored: {method: image}.
+        restored: {method: image}; the last four get an error map below them.
         crop: (top, left) of the square in pixels; by default the busiest one.
         side: of the square, in pixels.
+        pair: two methods whose absolute errors are subtracted in a signed map; none by default.
 
     Returns:
-        A figure as wide as a page; the PSNR below each crop is the whole image's, in dB.
+        A figure as wide as a page; the PSNR below each square is the square's own, in dB.
     """
-    clean = to_array(clean)
+    clean, noisy = to_array(clean), to_array(noisy)
     side = min(side, *clean.shape[:2])
     top, left = crop or busiest_crop(clean, side)
     window = (slice(top, top + side), slice(left, left + side))
-    shown = {"noisy": noisy, **restored, "clean": clean}
-    lines = 1 if len(shown) <= 6 else 2  # more than six beside each other, and their names would overlap
-    columns = -(-len(shown) // lines)
-    ratio = clean.shape[1] / clean.shape[0]
-    height = lines * (7.2 / (columns + 2 * ratio) * 2 + 0.55)
-    figure = plt.figure(figsize=(7.2, height))
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0)
-    grid = figure.add_gridspec(2 * lines, columns + 1, width_ratios=[2 * ratio] + [1] * columns)
-    whole = figure.add_subplot(grid[:, 0])
-    show(whole, clean, "clean", "dB: PSNR of the whole image")
+    restored = {name: to_array(image) for name, image in restored.items()}
+    squares = [(name, image) for name, image in {"clean": clean, "noisy": noisy, **restored}.items()]
+    mapped = list(restored)[-4:]
+    rows = -(-len(squares) // 4) + 1
+    figure = plt.figure(figsize=(7.2, 2.3 + 1.98 * (rows + 0.15)))
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.01)
+    grid = figure.add_gridspec(rows + 1, 4, height_ratios=[1.1] + [1] * rows)
+    whole = figure.add_subplot(grid[0, :2])
+    show(whole, clean, "the whole image")
     whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=COLOURS[4], linewidth=1.5))
-    errors = None
-    for i, (name, image) in enumerate(shown.items()):
-        image = to_array(image)
-        line, column = 2 * (i // columns), i % columns + 1
-        last = i == len(shown) - 1
-        below = "" if last else f"{psnr(clean, image):.2f} dB"
-        show(figure.add_subplot(grid[line, column]), image[window], name, below)
-        axis = figure.add_subplot(grid[line + 1, column])
-        if last:
-            axis.axis("off")
-            figure.colorbar(errors, cax=axis.inset_axes([0.0, 0.04, 0.12, 0.92]), extend="max")
-            break
-        error = np.abs(clean - image.clip(0, 1))[window].mean(2)
-        errors = axis.imshow(error, cmap="viridis", vmin=0, vmax=0.15, interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
-        axis.set_xlabel("|error|", fontsize=SMALL, labelpad=3)
+    for i, (name, image) in enumerate(squares):
+        below = "" if name == "clean" else f"{psnr(clean[window], image[window]):.2f} dB"
+        show(figure.add_subplot(grid[1 + i // 4, i % 4]), image[window], name, below)
+    errors = {name: np.abs(clean - restored[name].clip(0, 1))[window].mean(2) for name in mapped}
+    drawn = None
+    for i, (name, error) in enumerate(errors.items()):
+        axis = figure.add_subplot(grid[rows, i])
+        drawn = axis.imshow(error, cmap="viridis", vmin=0, vmax=0.12, interpolation="nearest")
+        axis.set(xticks=[], yticks=[], title=f"error of {name}")
+    if pair:
+        axis = figure.add_subplot(grid[0, 2:])
+        difference = errors[pair[0]] - errors[pair[1]]
+        signed = axis.imshow(difference, cmap="PuOr_r", vmin=-0.06, vmax=0.06, interpolation="nearest")
+        axis.set(xticks=[], yticks=[], title=f"error of {pair[0]} minus {pair[1]}")
+        bar = figure.colorbar(signed, ax=axis, extend="both", shrink=0.8, ticks=[-0.05, 0, 0.05])
+        bar.set_label(f"above 0: {pair[1]} is closer", fontsize=TINY)
+    if drawn is not None:
+        maps = [axis for axis in figure.axes if axis.get_subplotspec()]
+        bar = figure.colorbar(drawn, ax=maps, orientation="horizontal", shrink=0.5, aspect=40, extend="max")
+        bar.set_label("absolute error, mean over the channels (values from 0 to 1)", fontsize=SMALL)
     return figure
 
 
@@ -303,25 +317,6 @@ def error_histograms(errors: Mapping, bands: Mapping) -> Figure:
 
 
 @styled
-def psnr_against_sigma(summary: pd.DataFrame, protocol: str = "float") -> Figure:
-    """Mean PSNR of each method against the noise level, one panel a dataset. summary: from `summarise`."""
-    part = summary[summary["protocol"] == protocol]
-    datasets = part["dataset"].unique()
-    size = (1.3 + 3.1 * len(datasets), 2.8)
-    figure, axes = plt.subplots(1, len(datasets), figsize=size, sharey=True, squeeze=False)
-    for axis, dataset in zip(axes[0], datasets, strict=True):
-        for method, rows in part[part["dataset"] == dataset].groupby("method", sort=False):
-            axis.plot(rows["sigma"], rows["psnr"], label=method, **style(method))
-        axis.set_title(f"{dataset}, {protocol} noise")
-        axis.set_xlabel("noise level σ (0–255 scale)")
-        axis.set_xticks(sorted(part["sigma"].unique()))
-        axis.grid(**GRID)
-    axes[0, 0].set_ylabel("PSNR (dB)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
-    return figure
-
-
-@styled
 def scatter_of_pair(table: pd.DataFrame, a: str, b: str, sigma: float, protocol: str = "float") -> Figure:
     """Each image's PSNR by method b against that by method a; on the diagonal they are equal.
 
@@ -362,38 +357,70 @@ def quality_against_cost(costs: Mapping, label: str) -> Figure:
 
 
 @styled
-def intervals(differences: pd.DataFrame, labels: Mapping) -> Figure:
-    """Differences in dB with their 95% intervals, a line each; those that hold 0 are grey.
+def operations_with_size(sides: Sequence, counts: Mapping) -> Figure:
+    """Operations for each pixel against the side of the image, a line for each model. counts: {model: values}."""
+    figure, axis = plt.subplots(figsize=(5.2, 3))
+    for model, values in counts.items():
+        axis.plot(sides, np.asarray(values) / 1e6, label=model, **style(model))
+    axis.set(xlabel="side of the image (pixels)", ylabel="million operations a pixel", yscale="log")
+    axis.set_xticks(sides)
+    axis.grid(**GRID)
+    axis.legend()
+    return figure
+
+
+@styled
+def forest(differences: pd.DataFrame, rows: str, panels: str, title: str = "") -> Figure:
+    """Differences in dB with their 95% intervals: a line for each row, a panel for each group, one shared axis.
 
     Args:
-        differences: columns model, difference, low and high, such as one score's rows of `differences_over_seeds`.
-        labels: {model: text}, from the top.
+        differences: columns difference, low and high, and the two that `rows` and `panels` name.
+        rows: the column whose values label the lines, in their order from the top.
+        panels: the column whose values are the panels' titles.
+        title: of the figure.
     """
-    rows = differences.set_index("model").loc[list(labels)]
-    figure, axis = plt.subplots(figsize=(6.4, 0.6 + 0.27 * len(rows)))
-    places = np.arange(len(rows))[::-1]
-    clear = (rows["low"] > 0) | (rows["high"] < 0)
-    for place, sure, (_, row) in zip(places, clear, rows.iterrows(), strict=True):
-        colour = COLOURS[0] if sure else COLOURS[7]
-        axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.5)
-        axis.plot(row["difference"], place, "o", color=colour)
-    axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(places, labels.values())
-    axis.set_xlabel("difference of the mean PSNR (dB)")
-    axis.grid(axis="x", **GRID)
+    labels, groups = list(dict.fromkeys(differences[rows])), list(dict.fromkeys(differences[panels]))
+    size = (7.2, 0.95 + 0.24 * len(labels))
+    figure, axes = plt.subplots(1, len(groups), figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axis, group in zip(axes[0], groups, strict=True):
+        part = differences[differences[panels] == group].set_index(rows)
+        for place, label in enumerate(labels):
+            if label not in part.index:
+                continue
+            row = part.loc[label]
+            colour = COLOURS[0] if row["low"] > 0 or row["high"] < 0 else COLOURS[7]
+            axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.6)
+            axis.plot(row["difference"], place, "o", color=colour)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set_title(group)
+        axis.grid(axis="x", **GRID)
+    axes[0, 0].set_yticks(range(len(labels)), labels)
+    axes[0, 0].set_ylim(len(labels) - 0.5, -0.5)
+    figure.supxlabel("difference of the mean PSNR (dB)", fontsize=STYLE["axes.labelsize"])
+    handles = [plt.Line2D([], [], color=COLOURS[i], marker="o") for i in (0, 7)]
+    figure.legend(handles, ("interval without 0", "interval with 0"), loc="outside upper right", ncols=2)
+    figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 
 @styled
 def learning_curves(logs: Mapping, score: str = "psnr_sigma50") -> Figure:
-    """A held-out score against the steps, a line a model. logs: {model: log.csv as a table}."""
-    figure, axis = plt.subplots(figsize=(4.6, 2.9))
+    """A held-out score against the steps, and against the minutes of training, a line for each model.
+
+    Args:
+        logs: {model: log.csv as a table, with a column minutes}.
+        score: column to draw, dB.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3), sharey=True)
     for model, log in logs.items():
         rows = log.dropna(subset=[score])
-        axis.plot(rows["step"], rows[score], label=model, **style(model))
-    axis.set(xlabel="steps", ylabel="PSNR (dB)")
-    axis.legend(loc="lower right")
-    axis.grid(**GRID)
+        for axis, against in zip(axes, ("step", "minutes"), strict=True):
+            axis.plot(rows[against], rows[score], label=model, **style(model), markevery=2)
+    for axis, label in zip(axes, ("steps", "minutes on one core"), strict=True):
+        axis.set_xlabel(label)
+        axis.grid(**GRID)
+    axes[0].set_ylabel(f"held-out PSNR (dB), σ = {score.removeprefix('psnr_sigma')}")
+    axes[1].legend(loc="lower right")
     return figure
 
 

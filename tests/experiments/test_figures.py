@@ -11,9 +11,12 @@ from glowlib.experiments.figures import (
     LOOKS,
     STYLE,
     busiest_crop,
-    intervals,
+    clipping_bias,
+    differing_crop,
+    enlarged,
+    expected_bias,
+    forest,
     learning_curves,
-    psnr_against_sigma,
     quality_against_cost,
     save,
     scatter_of_pair,
@@ -38,23 +41,28 @@ def test_the_busiest_square_is_found():
     assert busiest_crop(image, 32) == (48, 64)
 
 
-def test_comparison_shows_each_method_with_its_score():
-    figure = visual_comparison(CLEAN, NOISY, {"half": 0.5 * NOISY}, side=40)
-    titles = [axis.get_title() for axis in figure.axes]
-    assert [t for t in titles if t] == ["clean", "noisy", "half", "clean"]
-    labels = [axis.get_xlabel() for axis in figure.axes]
-    assert f"{psnr(CLEAN, NOISY):.2f} dB" in labels
-    assert f"{psnr(CLEAN, 0.5 * NOISY):.2f} dB" in labels
-    assert labels[0] == "dB: PSNR of the whole image"
+def test_comparison_shows_each_method_with_its_own_score():
+    restored = {f"method {i}": (i + 4) / 8 * NOISY for i in range(5)}
+    figure = visual_comparison(CLEAN, NOISY, restored, crop=(30, 50), side=40, pair=("method 1", "method 4"))
+    panels = {axis.get_title(): axis for axis in figure.axes}
+    square = (slice(30, 70), slice(50, 90))
+    for name, image in {"noisy": NOISY, **restored}.items():
+        assert panels[name].get_xlabel() == f"{psnr(CLEAN[square], image[square]):.2f} dB"
+    errors = [title for title in panels if title.startswith("error of") and "minus" not in title]
+    assert errors == [f"error of method {i}" for i in (1, 2, 3, 4)]
+    signed = panels["error of method 1 minus method 4"].images[0].get_array()
+    expected = [panels[f"error of method {i}"].images[0].get_array() for i in (1, 4)]
+    np.testing.assert_allclose(signed, expected[0] - expected[1])
 
 
-def test_comparison_of_many_methods_takes_two_lines():
-    restored = {f"method {i}": (i + 1) / 8 * NOISY for i in range(7)}
-    figure = visual_comparison(CLEAN, NOISY, restored, side=40)
-    shown = [axis for axis in figure.axes if axis.get_title()][1:]  # without the whole image
-    assert [axis.get_title() for axis in shown] == ["noisy", *restored, "clean"]
-    assert [axis.get_subplotspec().rowspan.start for axis in shown] == [0] * 5 + [2] * 4
-    assert [axis.get_xlabel() for axis in shown[1:8]] == [f"{psnr(CLEAN, r):.2f} dB" for r in restored.values()]
+def test_the_square_of_the_largest_and_of_the_least_difference():
+    a, b = np.full((96, 120, 3), 0.5), np.full((96, 120, 3), 0.5)
+    b[40:56, 64:80] += 0.1
+    assert differing_crop(a, b, 16) == (40, 64)
+    b[:16, 8:24] -= 0.2
+    b += 0.01
+    b[80:, :16] = 0.5
+    assert differing_crop(a, b, 16, least=True) == (80, 0)
 
 
 def test_comparison_shows_the_square_that_is_given():
@@ -70,18 +78,6 @@ def test_the_teaser_shows_one_square_of_each_version():
     assert [axis.get_xlabel() for axis in figure.axes] == ["", *scores]
     for axis, image in zip(figure.axes, (CLEAN / 255, NOISY, 0.5 * NOISY), strict=True):
         np.testing.assert_allclose(axis.images[0].get_array(), image[30:70, 50:90].clip(0, 1), atol=1e-6)
-
-
-def test_curves_hold_the_summarys_numbers():
-    rows = [
-        ("set", "float", s, m, v)
-        for m, base in (("noisy", 0), ("net", 5))
-        for s, v in ((10, 28 + base), (50, 15 + base))
-    ]
-    summary = pd.DataFrame(rows, columns=["dataset", "protocol", "sigma", "method", "psnr"])
-    axis = psnr_against_sigma(summary).axes[0]
-    assert [line.get_label() for line in axis.lines] == ["noisy", "net"]
-    np.testing.assert_allclose(axis.lines[1].get_ydata(), [33, 20])
 
 
 def test_scatter_counts_who_is_higher():
@@ -103,19 +99,23 @@ def test_cost_figure_places_each_method():
 
 
 def test_intervals_that_hold_zero_are_grey():
-    table = pd.DataFrame({"model": ["a", "b"], "difference": [0.5, -0.1], "low": [0.2, -0.3], "high": [0.8, 0.1]})
-    axis = intervals(table, {"b": "second", "a": "first"}).axes[0]
-    assert [text.get_text() for text in axis.get_yticklabels()] == ["second", "first"]
+    table = pd.DataFrame(
+        {"a": ["x", "y"], "set": "s", "difference": [0.5, -0.1], "low": [0.2, -0.3], "high": [0.8, 0.1]}
+    )
+    axis = forest(pd.concat([table, table.assign(set="t")]), "a", "set").axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == ["x", "y"]
     lines = axis.lines[:4]  # an interval and a dot each, from the top
-    np.testing.assert_allclose([line.get_xdata()[0] for line in lines], [-0.3, -0.1, 0.2, 0.5])
-    assert lines[0].get_ydata()[0] > lines[2].get_ydata()[0]
+    np.testing.assert_allclose([line.get_xdata()[0] for line in lines], [0.2, 0.5, -0.3, -0.1])
+    assert axis.yaxis_inverted()
     assert lines[0].get_color() != lines[2].get_color()
+    assert [axis.get_title() for axis in axis.figure.axes] == ["s", "t"]
 
 
 def test_learning_curves_hold_the_logs_numbers():
-    log = pd.DataFrame({"step": [50, 100, 150], "psnr_sigma50": [np.nan, 20.0, np.nan]})
-    other = pd.DataFrame({"step": [100, 200], "psnr_sigma50": [21.0, 23.0]})
-    axis = learning_curves({"a": log, "b": other}).axes[0]
+    log = pd.DataFrame({"step": [50, 100, 150], "minutes": [1, 2, 3], "psnr_sigma50": [np.nan, 20.0, np.nan]})
+    other = pd.DataFrame({"step": [100, 200], "minutes": [4, 8], "psnr_sigma50": [21.0, 23.0]})
+    axis, against_time = learning_curves({"a": log, "b": other}).axes
+    np.testing.assert_allclose(against_time.lines[1].get_xdata(), [4, 8])
     assert [line.get_label() for line in axis.lines] == ["a", "b"]
     np.testing.assert_allclose(axis.lines[0].get_xydata(), [(100, 20)])
     np.testing.assert_allclose(axis.lines[1].get_xydata(), [(100, 21), (200, 23)])
@@ -146,3 +146,24 @@ def test_figures_have_one_style_whatever_the_caller_set():
     assert sizes == {STYLE["xtick.labelsize"]}
     assert not figure.legends[0].get_frame_on()
     assert {name: plt.rcParams[name] for name in STYLE} == before
+
+
+def test_the_bias_of_clipping_is_the_formulas():
+    """Against a million draws; at 0 it is nearly σ / √(2π)."""
+    levels = np.array([0, 20, 128, 240, 255], np.uint8)
+    clean = np.broadcast_to(levels[:, None, None], (5, 70_000, 3)).copy()
+    error = add_noise(clean, 40, seed=0, name="a.png", protocol="8bit") - clean / 255
+    np.testing.assert_allclose(255 * expected_bias(levels / 255, 40), 255 * error.mean((1, 2)), atol=0.5)
+    assert 255 * expected_bias(np.zeros(1), 40)[0] == pytest.approx(40 / np.sqrt(2 * np.pi), abs=0.3)
+
+
+def test_measured_and_expected_bias_are_drawn():
+    figure = clipping_bias(np.zeros((30, 30, 3), np.uint8), 50, seed=0, name="a.png")
+    measured, formula = figure.axes[0].lines[:2]
+    assert measured.get_xdata().tolist() == [0]
+    assert measured.get_ydata()[0] == pytest.approx(formula.get_ydata()[0], abs=1.5)
+
+
+def test_enlarged_images_have_scores_and_one_square():
+    figure = enlarged({"clean": CLEAN / 255, "noisy": NOISY}, CLEAN / 255)
+    assert f"{psnr(CLEAN, NOISY):.2f} dB" in figure.axes[1].get_xlabel()
