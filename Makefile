@@ -59,8 +59,8 @@ notebooks: setup  ## run the committed notebooks again, in place
 	$(RUN) -m nbconvert --to notebook --execute --inplace --coalesce-streams --log-level WARN \
 	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 
-colab: setup  ## put Colab badges into README's table of notebooks [REPO=owner/name]
-	$(RUN) -m glowlib cards --colab "$(REPO)"
+colab: setup  ## make README and the notebooks open on Colab from a GitHub repository [REPO=owner/name]
+	$(RUN) -m glowlib cards --colab $(REPO)
 
 lint: setup  ## check style and format
 	$(RUN) -m ruff check .

@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
@@ -13,6 +15,7 @@ from glowlib.evaluation.statistics import paired_differences
 from glowlib.experiments import model_cards
 from glowlib.experiments.cost import cost
 from glowlib.experiments.model_cards import minutes, write_documents
+from glowlib.experiments.notebook import setup_cell
 from glowlib.experiments.readme import METHODS, replace_block, result_table, with_badges
 from glowlib.networks.pretrained import list_models
 
@@ -109,11 +112,47 @@ def test_badges_point_at_the_given_repository_and_go_away_again():
     assert "colab.research" not in with_badges(text, "")
 
 
-def test_a_repository_has_an_owner_and_a_name(capsys):
+@pytest.mark.parametrize("name", ["glowlib", "a/b/c", "https://github.com/a/b", "a b/c"])
+def test_a_repository_has_an_owner_and_a_name(name, capsys):
     with pytest.raises(SystemExit) as stop:
-        model_cards.main(["--colab", "glowlib"])
+        model_cards.main(["--colab", name])
     assert stop.value.code == 2
-    assert "must be a GitHub repository OWNER/NAME, not 'glowlib'" in capsys.readouterr().err
+    assert f"must be a GitHub repository OWNER/NAME, not {name!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["https://github.com/a/b.git", "https://github.com/a/b", "git@github.com:a/b.git"])
+def test_without_a_name_the_remote_on_github_is_taken(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in (["init", "--quiet"], ["remote", "add", "origin", address]):
+        subprocess.run(["git", *command], check=True)
+    assert model_cards.github_repository("") == "a/b"
+    assert model_cards.github_repository("none") == ""
+
+
+def test_a_remote_elsewhere_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in (["init", "--quiet"], ["remote", "add", "origin", "https://example.org/a/b.git"]):
+        subprocess.run(["git", *command], check=True)
+    with pytest.raises(KitError, match="not a repository on GitHub: name one"):
+        model_cards.github_repository("")
+
+
+def test_notebooks_get_address_and_badge_and_lose_them_again(tmp_path):
+    for name in ("README.md", "docs", "notebooks", "results/speed"):
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        copy(source, tmp_path / name)
+    write_documents(tmp_path, [TABLES, PEERS], "")
+    plain = {path.name: path.read_bytes() for path in (tmp_path / "notebooks").glob("*.ipynb")}
+    written = write_documents(tmp_path, [TABLES, PEERS], "someone/kit")
+    assert len(written) == 2 + len(plain)
+    for path in written[2:]:
+        first, setup = nbformat.read(path, 4).cells[:2]
+        assert first.source.endswith(f"colab.research.google.com/github/someone/kit/blob/main/notebooks/{path.name})")
+        assert setup.source == setup_cell("https://github.com/someone/kit")
+    write_documents(tmp_path, [TABLES, PEERS], "")
+    assert plain == {path.name: path.read_bytes() for path in (tmp_path / "notebooks").glob("*.ipynb")}
 
 
 def test_outside_a_clone_one_line_says_where_to_go(tmp_path, monkeypatch, capsys):

@@ -27,14 +27,14 @@ def position_bias(index: torch.Tensor, layers) -> Figure:
         layers: `WindowAttention` modules.
     """
     figure, axes = plt.subplots(1, 1 + len(layers), figsize=(7.2, 2.1))
-    axes[0].imshow(index, cmap="viridis")
+    axes[0].imshow(index.numpy(), cmap="viridis")
     bare(axes[0], "index")
     axes[0].set(xlabel="key", ylabel="query")
     for i, (axis, layer) in enumerate(zip(axes[1:], layers, strict=True)):
         table = layer.relative_position_bias_table[:, 0].detach()
         side = round(len(table) ** 0.5)
         largest = float(table.abs().max())
-        drawn = axis.imshow(table.reshape(side, side), cmap="RdBu_r", vmin=-largest, vmax=largest)
+        drawn = axis.imshow(table.reshape(side, side).numpy(), cmap="RdBu_r", vmin=-largest, vmax=largest)
         bare(axis, f"stage {i}")
         figure.colorbar(drawn, ax=axis, shrink=0.55, ticks=[-round(largest, 1), 0, round(largest, 1)])
     return figure
@@ -64,7 +64,7 @@ def shifted_windows(height: int, width: int, window: int, shift: int, mask: torc
     across = round((len(mask) * width / height) ** 0.5)
     chosen = {"inside": 0, "right": across - 1, "lower": len(mask) - across, "corner": len(mask) - 1}
     for axis, (title, i) in zip(axes[1:], chosen.items(), strict=True):
-        axis.imshow(mask[i] < 0, cmap=ListedColormap(["#f4f4f4", COLOURS[1]]), vmin=0, vmax=1)
+        axis.imshow(mask[i].numpy() < 0, cmap=ListedColormap(["#f4f4f4", COLOURS[1]]), vmin=0, vmax=1)
         bare(axis, title)
     axes[1].set_ylabel("query", fontsize=SMALL)
     axes[1].set_xlabel("key (orange: masked)", fontsize=SMALL)

@@ -5,6 +5,8 @@ A card is made from the model's configuration, its training log and its scores; 
 
 import argparse
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +19,8 @@ from ..networks.pretrained import list_models
 from ..training.config import TrainingConfig
 from ..training.run_folder import VALIDATION_SIGMAS
 from .cost import cost
-from .readme import draw_teaser, replace_block, result_table, with_badges
+from .notebook import write_setup
+from .readme import colab_badge, draw_teaser, replace_block, result_table, with_badges
 from .speed import readable
 
 KINDS = {
@@ -114,19 +117,46 @@ def card(name: str, summary: pd.DataFrame) -> str:
     )
 
 
+def github_repository(name: str) -> str:
+    """The "owner/name" that an argument of the command stands for.
+
+    Args:
+        name: "owner/name"; empty: the remote `origin` of the clone in the current folder; "none": no repository.
+    Returns:
+        "owner/name", or empty.
+    Raises:
+        KitError: for anything else, and where the remote is not on GitHub.
+    """
+    if name == "none":
+        return ""
+    if name:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+            raise KitError(f"--colab must be a GitHub repository OWNER/NAME, not {name!r}")
+        return name
+    remote = subprocess.run(["git", "remote", "get-url", "origin"], capture_output=True, text=True, check=False).stdout
+    found = re.fullmatch(r"(?:https://github\.com/|git@github\.com:)([\w.-]+/[\w.-]+?)(?:\.git)?/?", remote.strip())
+    if not found:
+        raise KitError("the remote origin is not a repository on GitHub: name one, as in make colab REPO=owner/name")
+    return found[1]
+
+
 def write_documents(top: Path, tables: list[Path], repository: str | None = None) -> list[Path]:
-    """Write the generated blocks of README.md and docs/speed.md in the clone at `top`; return the files.
+    """Write the generated parts of README.md, docs/speed.md and the notebooks in the clone at `top`; return the files.
 
     Args:
         tables: as for `readme.result_table`.
-        repository: "owner/name" for the notebooks' Colab badges, empty to remove them; None: leave them as they are.
+        repository: "owner/name" on GitHub, for the Colab badges and the address that the notebooks clone there; empty
+            to remove both; None: leave them, and the notebooks, as they are.
     """
     readme, speed = top / "README.md", top / "docs" / "speed.md"
     text = replace_block(readme.read_text(), "results", result_table(tables))
     readme.write_text(text if repository is None else with_badges(text, repository))
     measured = readable(read_table(top / "results" / "speed" / "speed_cpu.csv", [])).to_markdown(index=False)
     speed.write_text(replace_block(speed.read_text(), "speed", measured))
-    return [readme, speed]
+    notebooks = [] if repository is None else sorted((top / "notebooks").glob("*.ipynb"))
+    for path in notebooks:
+        write_setup(path, repository and f"https://github.com/{repository}", colab_badge(repository, path.name))
+    return [readme, speed, *notebooks]
 
 
 @exit_clearly
@@ -135,11 +165,16 @@ def main(argv=None):
     parser.add_argument(
         "--tables", type=Path, default=Path("results/reference/standard/tables"), help="folder with summary.csv"
     )
-    parser.add_argument("--colab", metavar="OWNER/NAME", help="GitHub repository for the notebooks' Colab badges")
+    parser.add_argument(
+        "--colab",
+        nargs="?",
+        const="",
+        metavar="OWNER/NAME",
+        help="GitHub repository from which Colab opens the notebooks; without a name the remote origin; none: no Colab",
+    )
     parser.add_argument("--teaser", action="store_true", help="draw the picture on top of README again, too")
     args = parser.parse_args(argv)
-    if args.colab and args.colab.count("/") != 1:
-        raise KitError(f"--colab must be a GitHub repository OWNER/NAME, not {args.colab!r}")
+    repository = args.colab if args.colab is None else github_repository(args.colab)
     top = Path()
     if not (top / "README.md").exists():
         raise KitError("there is no README.md here: run this in the top folder of a clone")
@@ -149,7 +184,7 @@ def main(argv=None):
         path.write_text(card(name, summary) + "\n")
         print(path)
     peers = top / "results" / "reference" / "peers" / "tables"
-    print(*write_documents(top, [args.tables, peers], args.colab), sep="\n")
+    print(*write_documents(top, [args.tables, peers], repository), sep="\n")
     if args.teaser:
         path = top / "docs" / "teaser.png"
         draw_teaser().savefig(path, dpi=150, metadata={"Software": None})

@@ -79,15 +79,20 @@ def with_badges(text: str, repository: str) -> str:
     Args:
         repository: "owner/name" on GitHub; empty: no badges.
     """
+    pattern = r"(?m)^(?P<row>\| \[\d+\]\(notebooks/(?P<notebook>\S+?\.ipynb)\) \|[^|\n]*?)( \[!\[[^|\n]*)? \|$"
+    return re.sub(pattern, lambda row: f"{row['row']} {colab_badge(repository, row['notebook'])}".rstrip() + " |", text)
+
+
+def colab_badge(repository: str, notebook: str) -> str:
+    """Markdown of an "Open in Colab" badge.
+
+    Args:
+        repository: "owner/name" on GitHub; empty: no badge.
+        notebook: file name in notebooks/.
+    """
     site = "https://colab.research.google.com"
-
-    def row(found):
-        address = f"{site}/github/{repository}/blob/main/{found['notebook']}"
-        badge = f" [![Open in Colab]({site}/assets/colab-badge.svg)]({address})" if repository else ""
-        return f"{found['row']}{badge} |"
-
-    pattern = r"(?m)^(?P<row>\| \[\d+\]\((?P<notebook>notebooks/\S+?\.ipynb)\) \|[^|\n]*?)( \[!\[[^|\n]*)? \|$"
-    return re.sub(pattern, row, text)
+    link = f"{site}/github/{repository}/blob/main/notebooks/{notebook}"
+    return f"[![Open in Colab]({site}/assets/colab-badge.svg)]({link})" if repository else ""
 
 
 def draw_teaser() -> Figure:
