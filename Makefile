@@ -16,7 +16,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test extras lab train verify study ablations reach interventions bench export notebooks colab lint setup clean help
+.PHONY: reproduce test extras lab train verify study ablations reach interventions bench export book notebooks colab lint setup clean help
 
 reproduce: setup  ## run a profile's notebooks and compare every number with the reference [PROFILE=quick]
 	$(RUN) -m glowlib reproduce --profile $(or $(PROFILE),quick)
@@ -54,6 +54,10 @@ bench: setup  ## time the networks and measure their memory; more than half an h
 
 export: extras  ## write a network's ONNX and torch.export files to exported/ [WEIGHTS=sglownet-small]
 	$(RUN) -m glowlib export --weights $(or $(WEIGHTS),sglownet-small)
+
+book: extras  ## write README, notebooks and docs as a static site to dist/book
+	$(RUN) -m sphinx -q -W -b html -c docs/book . dist/book
+	@echo "open dist/book/README.html"
 
 notebooks: setup  ## run the committed notebooks again, in place
 	$(RUN) -m nbconvert --to notebook --execute --inplace --coalesce-streams --log-level WARN \

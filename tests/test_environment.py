@@ -19,7 +19,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 SOURCES = [*sorted((ROOT / "glowlib").rglob("*.py")), ROOT / "demo_any_resolution.py", ROOT / "hubconf.py", *TESTS]
-EXTRAS = ("deepinv", "export", "openvino", "hub", "wheel")  # of the integrations
+EXTRAS = ("deepinv", "export", "openvino", "hub", "wheel", "book")
 
 
 def requirements(lines):
@@ -151,8 +151,8 @@ def test_imports_are_declared(path):
     extras = ("notebooks", "dev", "peers") if path.is_relative_to(ROOT / "tests") else ("notebooks", "peers")
     declared = set(ranges(*extras))
     optional = {"deepinv", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "openvino"}  # may not be installed
-    assert optional == {name.replace("-", "_") for e in EXTRAS if e != "wheel" for name in ranges_of(e)}
-    local = {"glowlib", *(p.stem for p in (*ROOT.glob("*.py"), *TESTS))}
+    assert optional == {name.replace("-", "_") for e in EXTRAS if e not in ("wheel", "book") for name in ranges_of(e)}
+    local = {"glowlib", *(p.stem for p in (*ROOT.glob("*.py"), *TESTS)), "google"}  # google.colab: on Colab only
     for name in set(imported(path)) - local - optional - set(sys.stdlib_module_names):
         # An optional package that is not installed has the name of its import.
         assert providers().get(name, {canonicalize_name(name)}) & declared, f"{name} is not declared"

@@ -120,7 +120,9 @@ def write_setup(path: Path, address: str, badge: str) -> None:
     first.source = "\n".join(lines).rstrip() + (f"\n\n{badge}" if badge else "")
     tagged = [cell for cell in book.cells if "setup" in cell.metadata.get("tags", [])]
     if not tagged:
-        tagged = [nbformat.v4.new_code_cell(id="setup", metadata={"tags": ["setup"]})]
+        tagged = [nbformat.v4.new_code_cell(id="setup")]
         book.cells.insert(1, tagged[0])
     tagged[0].source = setup_cell(address)
+    # Folded in the book and in JupyterLab.
+    tagged[0].metadata = {"tags": ["setup", "hide-input"], "jupyter": {"source_hidden": True}}
     nbformat.write(book, path)
