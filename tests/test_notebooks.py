@@ -42,8 +42,9 @@ def test_the_set_up_comes_first_and_is_the_same_everywhere(book):
 
 @each_notebook
 def test_every_figure_has_its_own_alternative_text(book):
-    figures = [output for output in outputs(book) if "image/png" in output.get("data", {})]
-    texts = [figure["metadata"].get("image/png", {}).get("alt", "") for figure in figures]
+    kinds = ("image/png", "image/jpeg")
+    figures = [(output, kind) for output in outputs(book) for kind in kinds if kind in output.get("data", {})]
+    texts = [output["metadata"].get(kind, {}).get("alt", "") for output, kind in figures]
     assert all(len(text) >= 40 for text in texts), texts
     assert len(set(texts)) == len(texts)
 
@@ -55,6 +56,11 @@ def test_measured_numbers_are_printed_by_code_and_not_typed_in_the_text(book):
             "is 0.3 dB?", ""
         )  # of the kit's rule, and of an exercise
         assert not re.search(r"\d\s*(dB|seconds|ms|GFLOP|megapixels?/s|images?/s)\b", thresholds_removed), text
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_page_is_small_enough_to_load_anywhere(name):
+    assert (FOLDER / f"{name}.ipynb").stat().st_size < 1.5e6
 
 
 @each_notebook

@@ -97,15 +97,15 @@ def differing_crop(a, b, side: int, least: bool = False) -> tuple[int, int]:
 
 @styled
 def visual_comparison(clean, noisy, restored: Mapping, *, crop=None, side: int = 144, pair: tuple = ()) -> Figure:
-    """The whole image with a box; the box enlarged, as restored by each method; errors and their difference.
+    """The whole image with a box, the errors of two methods in the box, and the box as restored by each method.
 
     Args:
         clean: image, values in [0, 1].
         noisy: image.
-        restored: {method: image}; the last four get an error map below them.
-        crop: (top, left) of the square in pixels; by default the busiest one.
-        side: of the square, in pixels.
-        pair: two methods whose absolute errors are subtracted in a signed map; none by default.
+        restored: {method: image}.
+        crop: (top, left) of the box in pixels; by default the busiest square.
+        side: of the box, in pixels.
+        pair: two methods, whose absolute errors are drawn on one scale, and their difference; none by default.
 
     Returns:
         A figure as wide as a page; the PSNR below each square is the square's own, in dB.
@@ -114,36 +114,34 @@ def visual_comparison(clean, noisy, restored: Mapping, *, crop=None, side: int =
     side = min(side, *clean.shape[:2])
     top, left = crop or busiest_crop(clean, side)
     window = (slice(top, top + side), slice(left, left + side))
-    restored = {name: to_array(image) for name, image in restored.items()}
-    squares = [(name, image) for name, image in {"clean": clean, "noisy": noisy, **restored}.items()]
-    mapped = list(restored)[-4:]
-    rows = -(-len(squares) // 4) + 1
-    figure = plt.figure(figsize=(7.2, 2.3 + 1.98 * (rows + 0.15)))
+    squares = {"clean": clean, "noisy": noisy, **{name: to_array(image) for name, image in restored.items()}}
+    rows = -(-len(squares) // 4)
+    figure = plt.figure(figsize=(7.2, 2.15 + 2.03 * rows))
+    above, below = figure.subfigures(2, 1, height_ratios=[2.15, 2.03 * rows])
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.01)
-    grid = figure.add_gridspec(rows + 1, 4, height_ratios=[1.1] + [1] * rows)
-    whole = figure.add_subplot(grid[0, :2])
+    whole, *maps = above.subplots(
+        1, 1 + 3 * bool(pair), width_ratios=[1.3, 1, 1, 1][: 1 + 3 * bool(pair)], squeeze=False
+    )[0]
     show(whole, clean, "the whole image")
     whole.add_patch(Rectangle((left, top), side, side, fill=False, edgecolor=COLOURS[4], linewidth=1.5))
-    for i, (name, image) in enumerate(squares):
-        below = "" if name == "clean" else f"{psnr(clean[window], image[window]):.2f} dB"
-        show(figure.add_subplot(grid[1 + i // 4, i % 4]), image[window], name, below)
-    errors = {name: np.abs(clean - restored[name].clip(0, 1))[window].mean(2) for name in mapped}
-    drawn = None
-    for i, (name, error) in enumerate(errors.items()):
-        axis = figure.add_subplot(grid[rows, i])
-        drawn = axis.imshow(error, cmap="viridis", vmin=0, vmax=0.12, interpolation="nearest")
-        axis.set(xticks=[], yticks=[], title=f"error of {name}")
     if pair:
-        axis = figure.add_subplot(grid[0, 2:])
-        difference = errors[pair[0]] - errors[pair[1]]
-        signed = axis.imshow(difference, cmap="PuOr_r", vmin=-0.06, vmax=0.06, interpolation="nearest")
-        axis.set(xticks=[], yticks=[], title=f"error of {pair[0]} minus {pair[1]}")
-        bar = figure.colorbar(signed, ax=axis, extend="both", shrink=0.8, ticks=[-0.05, 0, 0.05])
+        first, second = (np.abs(clean - squares[name].clip(0, 1))[window].mean(2) for name in pair)
+        for axis, name, error in zip(maps, pair, (first, second), strict=False):
+            errors = axis.imshow(error, cmap="viridis", vmin=0, vmax=0.12, interpolation="nearest")
+            axis.set(xticks=[], yticks=[], title=f"error of {name}")
+        signed = maps[2].imshow(first - second, cmap="PuOr_r", vmin=-0.06, vmax=0.06, interpolation="nearest")
+        maps[2].set(xticks=[], yticks=[], title="difference of the errors")
+        bar = {"orientation": "horizontal", "shrink": 0.8, "aspect": 30}
+        above.colorbar(errors, ax=maps[:2], extend="max", **bar).set_label(
+            "absolute error, 0 to 1 scale", fontsize=TINY
+        )
+        bar = above.colorbar(signed, ax=maps[2], extend="both", ticks=[-0.05, 0, 0.05], **bar)
         bar.set_label(f"above 0: {pair[1]} is closer", fontsize=TINY)
-    if drawn is not None:
-        maps = [axis for axis in figure.axes if axis.get_subplotspec()]
-        bar = figure.colorbar(drawn, ax=maps, orientation="horizontal", shrink=0.5, aspect=40, extend="max")
-        bar.set_label("absolute error, mean over the channels (values from 0 to 1)", fontsize=SMALL)
+    axes = below.subplots(rows, 4, squeeze=False).flat
+    for axis, (name, image) in zip(axes, squares.items(), strict=False):
+        show(axis, image[window], name, "" if name == "clean" else f"{psnr(clean[window], image[window]):.2f} dB")
+    for axis in list(axes)[len(squares) :]:
+        axis.remove()
     return figure
 
 

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -57,6 +58,20 @@ def paper_tables(folder: Path) -> list[Table]:
             bold = best(part)
             rows = [[(name, False), *zip(part.loc[name], bold.loc[name], strict=True)] for name in part.index]
             tables.append(Table(f"{dataset}, {protocol} noise", ["", *map(", ".join, part.columns)], rows))
+    return tables
+
+
+def paper_map(page: Path) -> list[Table]:
+    """The tables of docs/paper.md as text: where each part of the paper is computed, its status. None without the page."""
+    tables, title = [], ""
+    for line in page.read_text(encoding="utf-8").splitlines() if page.exists() else ():
+        if line.startswith("#"):
+            title = line.strip("# ")
+        cells = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", cell).strip(" `") for cell in line.strip("|").split("|")]
+        if line.startswith("| in the paper"):
+            tables.append(Table(title, cells, []))
+        elif line.startswith("| ") and tables and tables[-1].title == title:
+            tables[-1].rows.append([(cell, False) for cell in cells])
     return tables
 
 
@@ -144,6 +159,7 @@ def write_report(profile: Profile, folder: Path, reference: Path) -> tuple[list[
         failures=failures,
         optional=optional_parts(profile, folder, reference),
         claims=parts.pop("claims", []),
+        paper=paper_map(CLONE / "docs" / "paper.md"),
         tables=or_nothing(paper_tables, folder),
         caption=CAPTION,
         facts=facts,

@@ -50,11 +50,12 @@ def test_other_parameters_are_refused_by_name(value, kind, limits, words):
     assert str(refused.value) == f"parameter side {words}"
 
 
-def test_a_figure_has_its_size_its_text_and_is_closed():
+@pytest.mark.parametrize(("photographs", "kind"), [(False, "image/png"), (True, "image/jpeg")])
+def test_a_figure_has_its_size_its_text_and_is_closed(photographs, kind):
     figure = plt.figure(figsize=(4, 2))
-    image = figure_image(figure, "two lines that cross")
+    image = figure_image(figure, "two lines that cross", photographs)
     assert image.width == 4 * figure.dpi
-    assert image._repr_mimebundle_()[1]["image/png"]["alt"] == "two lines that cross"
+    assert image._repr_mimebundle_()[1][kind]["alt"] == "two lines that cross"
     assert figure.number not in plt.get_fignums()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from glowlib.experiments.judge import judge
-from glowlib.experiments.report import write_report
+from glowlib.experiments.report import paper_map, write_report
 
 
 def read(run):
@@ -24,7 +24,15 @@ def test_an_equal_run_agrees(run):
 def test_the_verdict_comes_first_then_claims_tables_figures_and_folded_checks(run):
     write_report(*run)
     text = read(run)
-    order = ["checks agree", "not run", "What the README claims", "Tables of this run", "<h2>Figures", "<details>"]
+    order = [
+        "checks agree",
+        "not run",
+        "What the README claims",
+        "The paper, part by part",
+        "Tables of this run",
+        "<h2>Figures",
+        "<details>",
+    ]
     places = [text.index(part) for part in order]
     assert places == sorted(places)
     assert "bundled, float noise" in text
@@ -63,3 +71,16 @@ def test_names_are_escaped(run, name):
     assert "<b>.png" not in text
     assert "a&b" not in text.replace("a&amp;b", "")
     assert "&lt;b&gt;" in text or "a&amp;b" in text
+
+
+def test_the_papers_parts_are_read_from_the_page(tmp_path):
+    page = tmp_path / "paper.md"
+    page.write_text(
+        "# The paper\n| network | size |\n|---|---|\n| a | 1 |\n## Tables\n| in the paper | status |\n|---|---|\n"
+        "| table 1, [notebook 06](06.ipynb) | `unknown` |\n## More\n| network | size |\n|---|---|\n| b | 2 |\n"
+    )
+    (table,) = paper_map(page)
+    assert table.title == "Tables"
+    assert table.header == ["in the paper", "status"]
+    assert table.rows == [[("table 1, notebook 06", False), ("unknown", False)]]
+    assert paper_map(tmp_path / "none.md") == []
