@@ -62,7 +62,7 @@ def paper_tables(folder: Path) -> list[Table]:
 
 
 def paper_map(page: Path) -> list[Table]:
-    """The tables of docs/paper.md as text: where each part of the paper is computed, its status. None without the page."""
+    """The tables of docs/paper.md as text: where each part of the paper is computed, and its status."""
     tables, title = [], ""
     for line in page.read_text(encoding="utf-8").splitlines() if page.exists() else ():
         if line.startswith("#"):
