@@ -74,7 +74,7 @@ def figure_image(figure: Figure, alt: str, photographs: bool = False):
     from IPython.display import Image
 
     data, kind = BytesIO(), "jpeg" if photographs else "png"
-    options = {"dpi": 1.6 * figure.dpi, "pil_kwargs": {"quality": 85}} if photographs else {"dpi": 2 * figure.dpi}
+    options = {"dpi": 1.6 * figure.dpi, "pil_kwargs": {"quality": 80}} if photographs else {"dpi": 2 * figure.dpi}
     figure.savefig(data, format=kind, **options)
     plt.close(figure)
     return Image(data.getvalue(), format=kind, width=round(figure.get_figwidth() * figure.dpi), alt=alt)
