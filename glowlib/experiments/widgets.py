@@ -7,11 +7,27 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from ipywidgets import FileUpload, IntSlider, VBox
+from ipywidgets import Image as Frame
 from PIL import Image
 
 from ..data.image_files import read_picture
 
 WIDTH = 640  # pixels, of the picture under a slider
+
+
+class Viewer(VBox):
+    """A slider above an image. Its text is displayed where no kernel runs, and on GitHub."""
+
+    def __repr__(self):
+        return "(a slider above an image: run the notebook to move it)"
+
+
+class UploadButton(FileUpload):
+    """A button that uploads one picture. Its text is displayed where no kernel runs, and on GitHub."""
+
+    def __repr__(self):
+        return "(a button that uploads a picture: run the notebook to use it)"
 
 
 def as_png(image: np.ndarray) -> bytes:
@@ -34,13 +50,11 @@ def image_slider(draw: Callable[[int], np.ndarray], name: str, value: int, low: 
     Returns:
         A widget; the last value of a notebook's cell is displayed.
     """
-    from ipywidgets import Image as Frame
-    from ipywidgets import IntSlider, VBox
-
-    slider = IntSlider(value, low, high, step, description=name, continuous_update=False)
-    frame = Frame(value=as_png(draw(value)), format="png")
+    width = f"{WIDTH}px"
+    slider = IntSlider(value, low, high, step, description=name, continuous_update=False, layout={"width": width})
+    frame = Frame(value=as_png(draw(value)), format="png", layout={"width": width})
     slider.observe(lambda change: setattr(frame, "value", as_png(draw(change["new"]))), "value")
-    return VBox([slider, frame])
+    return Viewer([slider, frame])
 
 
 def before_after_slider(before: np.ndarray, after: np.ndarray):
@@ -57,9 +71,7 @@ def before_after_slider(before: np.ndarray, after: np.ndarray):
 
 def upload_button():
     """A button that uploads one picture, see `uploaded`."""
-    from ipywidgets import FileUpload
-
-    return FileUpload(accept="image/*", multiple=False)
+    return UploadButton(accept="image/*", multiple=False)
 
 
 def uploaded(button=None) -> tuple[np.ndarray, str] | None:
