@@ -50,9 +50,9 @@ def image_slider(draw: Callable[[int], np.ndarray], name: str, value: int, low: 
     Returns:
         A widget; the last value of a notebook's cell is displayed.
     """
-    width = f"{WIDTH}px"
-    slider = IntSlider(value, low, high, step, description=name, continuous_update=False, layout={"width": width})
-    frame = Frame(value=as_png(draw(value)), format="png", layout={"width": width})
+    layout = {"width": f"{WIDTH}px", "max_width": "100%"}
+    slider = IntSlider(value, low, high, step, description=name, continuous_update=False, layout=layout)
+    frame = Frame(value=as_png(draw(value)), format="png", layout=layout)
     slider.observe(lambda change: setattr(frame, "value", as_png(draw(change["new"]))), "value")
     return Viewer([slider, frame])
 
