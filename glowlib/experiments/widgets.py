@@ -7,27 +7,11 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from ipywidgets import FileUpload, IntSlider, VBox
-from ipywidgets import Image as Frame
 from PIL import Image
 
 from ..data.image_files import read_picture
 
 WIDTH = 640  # pixels, of the picture under a slider
-
-
-class Viewer(VBox):
-    """A slider above an image. Its text is displayed where no kernel runs, and on GitHub."""
-
-    def __repr__(self):
-        return "(a slider above an image: run the notebook to move it)"
-
-
-class UploadButton(FileUpload):
-    """A button that uploads one picture. Its text is displayed where no kernel runs, and on GitHub."""
-
-    def __repr__(self):
-        return "(a button that uploads a picture: run the notebook to use it)"
 
 
 def as_png(image: np.ndarray) -> bytes:
@@ -50,6 +34,13 @@ def image_slider(draw: Callable[[int], np.ndarray], name: str, value: int, low: 
     Returns:
         A widget; the last value of a notebook's cell is displayed.
     """
+    from ipywidgets import Image as Frame
+    from ipywidgets import IntSlider, VBox
+
+    class Viewer(VBox):
+        def __repr__(self):  # displayed where no kernel runs, and on GitHub
+            return "(a slider above an image: run the notebook to move it)"
+
     layout = {"width": f"{WIDTH}px", "max_width": "100%"}
     slider = IntSlider(value, low, high, step, description=name, continuous_update=False, layout=layout)
     frame = Frame(value=as_png(draw(value)), format="png", layout=layout)
@@ -71,6 +62,12 @@ def before_after_slider(before: np.ndarray, after: np.ndarray):
 
 def upload_button():
     """A button that uploads one picture, see `uploaded`."""
+    from ipywidgets import FileUpload
+
+    class UploadButton(FileUpload):
+        def __repr__(self):  # displayed where no kernel runs, and on GitHub
+            return "(a button that uploads a picture: run the notebook to use it)"
+
     return UploadButton(accept="image/*", multiple=False)
 
 
