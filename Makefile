@@ -28,8 +28,8 @@ test: setup $(if $(EXTRAS),extras)  ## run the tests, and the notebooks against 
 	OMP_NUM_THREADS=1 GLOWLIB_EXTRAS=$(EXTRAS) $(RUN) -m pytest --numprocesses auto --dist loadfile \
 	    --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests notebooks
 
-lab: setup  ## open this folder in JupyterLab; the notebooks are in notebooks/
-	$(RUN) -m jupyterlab
+lab: setup  ## open README in JupyterLab; it leads to the notebooks [OPTIONS=--no-browser]
+	$(RUN) -m jupyterlab --log-level=WARN --LabApp.app_settings_dir=docs/lab --LabApp.default_url=/lab/tree/README.md $(OPTIONS)
 
 train: setup  ## train a model, or resume its training [MODEL=sglownet PROFILE=small]
 	$(RUN) -m glowlib.training --profile $(or $(PROFILE),small) --model $(or $(MODEL),sglownet)

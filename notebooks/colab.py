@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 wanted = [Requirement(line) for line in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["notebooks"])]
@@ -28,8 +29,12 @@ for requirement in wanted:
     elif not requirement.specifier.contains(version, prereleases=True):
         print(f"note: {requirement.name} {version} is kept, although the kit was tested with {requirement.specifier}")
 if missing:
+    pins = []
+    for name, version in installed.items():
+        with suppress(InvalidRequirement):  # Debian's own packages have versions that pip refuses
+            pins.append(str(Requirement(f"{name}=={version}")))
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
-        constraints.write("".join(f"{name}=={version}\n" for name, version in installed.items()))
+        constraints.write("\n".join(pins))
         constraints.flush()
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", constraints.name, *missing]
         subprocess.run(command, check=True)

@@ -18,8 +18,10 @@ import sys
 from pathlib import Path
 
 ADDRESS = os.environ.get("GLOWLIB_ADDRESS", "{address}")
-if importlib.util.find_spec("glowlib") is None:
-    if any((folder / "glowlib").is_dir() for folder in (Path.cwd(), Path.cwd().parent)):
+# A folder named glowlib has no origin. A clone's package cannot run without timm.
+found = importlib.util.find_spec("glowlib")
+if not (found and found.origin and importlib.util.find_spec("timm")):
+    if any((folder / "glowlib" / "__init__.py").exists() for folder in (Path.cwd(), Path.cwd().parent)):
         raise SystemExit("This kernel lacks glowlib: run `make setup` in the clone and choose the kernel of its .venv.")
     if not ADDRESS:
         raise SystemExit("Set ADDRESS in this cell to the address of the kit's repository.")

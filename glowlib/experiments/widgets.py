@@ -37,10 +37,15 @@ def image_slider(draw: Callable[[int], np.ndarray], name: str, value: int, low: 
     from ipywidgets import Image as Frame
     from ipywidgets import IntSlider, VBox
 
-    slider = IntSlider(value, low, high, step, description=name, continuous_update=False)
-    frame = Frame(value=as_png(draw(value)), format="png")
+    class Viewer(VBox):
+        def __repr__(self):  # displayed where no kernel runs, and on GitHub
+            return "(a slider above an image: run the notebook to move it)"
+
+    layout = {"width": f"{WIDTH}px", "max_width": "100%"}
+    slider = IntSlider(value, low, high, step, description=name, continuous_update=False, layout=layout)
+    frame = Frame(value=as_png(draw(value)), format="png", layout=layout)
     slider.observe(lambda change: setattr(frame, "value", as_png(draw(change["new"]))), "value")
-    return VBox([slider, frame])
+    return Viewer([slider, frame])
 
 
 def before_after_slider(before: np.ndarray, after: np.ndarray):
@@ -59,7 +64,11 @@ def upload_button():
     """A button that uploads one picture, see `uploaded`."""
     from ipywidgets import FileUpload
 
-    return FileUpload(accept="image/*", multiple=False)
+    class UploadButton(FileUpload):
+        def __repr__(self):  # displayed where no kernel runs, and on GitHub
+            return "(a button that uploads a picture: run the notebook to use it)"
+
+    return UploadButton(accept="image/*", multiple=False)
 
 
 def uploaded(button=None) -> tuple[np.ndarray, str] | None:
