@@ -26,7 +26,7 @@ def position_bias(index: torch.Tensor, layers) -> Figure:
         index: (window², window²).
         layers: `WindowAttention` modules.
     """
-    figure, axes = plt.subplots(1, 1 + len(layers), figsize=(7.2, 2.1))
+    figure, axes = plt.subplots(1, 1 + len(layers), figsize=(7.2, 2.4))
     axes[0].imshow(index.numpy(), cmap="viridis")
     bare(axes[0], "index")
     axes[0].set(xlabel="key", ylabel="query")
@@ -36,7 +36,8 @@ def position_bias(index: torch.Tensor, layers) -> Figure:
         largest = float(table.abs().max())
         drawn = axis.imshow(table.reshape(side, side).numpy(), cmap="RdBu_r", vmin=-largest, vmax=largest)
         bare(axis, f"stage {i}")
-        figure.colorbar(drawn, ax=axis, shrink=0.55, ticks=[-round(largest, 1), 0, round(largest, 1)])
+        bar = figure.colorbar(drawn, ax=axis, orientation="horizontal", shrink=0.8, ticks=[-largest, 0, largest])
+        bar.ax.set_xticklabels([f"{-largest:.2g}", "0", f"{largest:.2g}"])
     return figure
 
 
@@ -172,16 +173,17 @@ def arrow(axis, start, end, colour: str, bend: float = 0.0, head: str = "-|>") -
 
 
 @styled
-def two_architectures(config: ModelConfig) -> Figure:
+def two_architectures(glownet: ModelConfig, sglownet: ModelConfig) -> Figure:
     """GLOWNet and S-GLOWNet: stages with their channels, context maps, skips, and the place of the denoising head."""
     windows, context, skip = COLOURS[0], COLOURS[1], "grey"
-    channels = [config.embed_dim * 2**i for i in (0, 1, 2, 3, 3, 2, 1, 0)]
-    stages = [f"encoder {i}" for i in range(4)] + ["up-sample"] + [f"decoder {k}" for k in (1, 2, 3)]
-    stages = [f"{stage}\n{count} ch." for stage, count in zip(stages, channels, strict=True)]
+    names = [f"encoder {i}" for i in range(4)] + ["up-sample"] + [f"decoder {k}" for k in (1, 2, 3)]
     attended = ["G1", "G2", "G3", "G3", "", "G1", "G0", "G0"]
     figure, panels = plt.subplots(2, 1, figsize=(7.6, 5.8))
-    for axis, title in zip(panels, ("GLOWNet, in parallel", "S-GLOWNet, in sequence"), strict=True):
-        axis.set_title(title, loc="left")
+    titled = {"GLOWNet, in parallel": glownet, "S-GLOWNet, in sequence": sglownet}
+    for axis, (title, config) in zip(panels, titled.items(), strict=True):
+        channels = [config.embed_dim * 2**i for i in (0, 1, 2, 3, 3, 2, 1, 0)]
+        stages = [f"{name}\n{count} ch." for name, count in zip(names, channels, strict=True)]
+        axis.set_title(title, loc="left", pad=10)
         axis.set(xlim=(-1.5, 8.5), ylim=(-0.1, 2.9))
         axis.axis("off")
         box(axis, -1, 1.5, "image", "black")
@@ -194,9 +196,8 @@ def two_architectures(config: ModelConfig) -> Figure:
                 arrow(axis, (i + 0.43, 1.5), (i + 0.57, 1.5), windows)
             if i < 3:  # the input of encoder stage i joins that of decoder stage 3 - i
                 arrow(axis, (i - 0.3, 1.76), (7 - i - 0.3, 1.76), skip, bend=-0.22)
-        axis.annotate(
-            "head", (3.5, 1.52), (3.5, 2.0), ha="center", fontsize=TINY, arrowprops={"arrowstyle": "-", "lw": 0.6}
-        )
+        line = {"arrowstyle": "-", "lw": 0.6}
+        axis.annotate("head", (3.5, 1.48), (3.5, 1.0), ha="center", va="top", fontsize=TINY, arrowprops=line)
         if title.startswith("GLOWNet"):
             arrow(axis, (-1, 1.24), (-1, 0.25), context, head="-")
             arrow(axis, (-1, 0.25), (-0.43, 0.25), context)

@@ -116,9 +116,9 @@ def visual_comparison(clean, noisy, restored: Mapping, *, crop=None, side: int =
     window = (slice(top, top + side), slice(left, left + side))
     squares = {"clean": clean, "noisy": noisy, **{name: to_array(image) for name, image in restored.items()}}
     rows = -(-len(squares) // 4)
-    figure = plt.figure(figsize=(7.2, 2.15 + 2.03 * rows))
-    above, below = figure.subfigures(2, 1, height_ratios=[2.15, 2.03 * rows])
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.01)
+    figure = plt.figure(figsize=(7.2, 2.15 + 2.1 * rows))
+    above, below = figure.subfigures(2, 1, height_ratios=[2.15, 2.1 * rows])
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.04)
     whole, *maps = above.subplots(
         1, 1 + 3 * bool(pair), width_ratios=[1.3, 1, 1, 1][: 1 + 3 * bool(pair)], squeeze=False
     )[0]
@@ -189,7 +189,8 @@ def enlarged(images: Mapping, clean) -> Figure:
 @styled
 def before_and_after(pairs: Mapping, clean) -> Figure:
     """{title: (noisy, restored)} in two rows, with PSNR against `clean`; arrays H×W×3 in [0, 1]."""
-    figure, axes = plt.subplots(2, len(pairs), figsize=(2.5 * len(pairs), 5.4), squeeze=False)
+    figure, axes = plt.subplots(2, len(pairs), figsize=(2.5 * len(pairs), 5.6), squeeze=False)
+    figure.get_layout_engine().set(hspace=0.05)
     for (above, below), (title, (noisy, restored)) in zip(axes.T, pairs.items(), strict=True):
         show(above, noisy, f"noisy, {title}", f"{psnr(clean, noisy):.2f} dB")
         show(below, restored, f"restored, {title}", f"{psnr(clean, restored):.2f} dB")
@@ -439,7 +440,7 @@ def training_curves(log: pd.DataFrame, steps: int, title: str = "") -> Figure:
             right.plot(scored["step"], scored[f"psnr_sigma{sigma}"], color=colour, marker=marker, label=f"σ = {sigma}")
     right.set(xlabel="step", ylabel="held-out PSNR (dB)", xlim=(0, steps))
     if len(scored):
-        right.legend()
+        figure.legend(loc="outside center right")
     for axis in (left, right):
         axis.grid(**GRID)
     figure.suptitle(title)

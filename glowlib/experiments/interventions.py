@@ -207,11 +207,12 @@ def main(argv=None):
     recipe = profile.training
     held_out = load_dataset(recipe.data)[-recipe.hold_out :]  # not used in any training
     images = [(name, np.ascontiguousarray(centre_crop(image, args.side))) for name, image in held_out]
-    rows = []
+    path, rows = args.out / "interventions.csv", []
+    path.parent.mkdir(parents=True, exist_ok=True)
     for model in tqdm(profile.models):
         net = load_pretrained(model).to(choose_device(args.device))
-        rows += [{"network": model, "dataset": recipe.data, **row} for row in measure(net, images)]
-    path = args.out / "interventions.csv"
-    write_csv(path, COLUMNS, [{**row, "psnr": f"{row['psnr']:.4f}"} for row in rows])
+        found = ({"network": model, "dataset": recipe.data, **row} for row in measure(net, images))
+        rows += [{**row, "psnr": f"{row['psnr']:.4f}"} for row in found]
+        write_csv(path, COLUMNS, rows)
     print(losses(pd.read_csv(path)).to_string(index=False, float_format="%.3f"))
     print(f"scores of each image: {path}")

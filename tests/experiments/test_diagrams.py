@@ -93,9 +93,9 @@ def test_attention_of_the_chosen_stage_and_query():
 
 
 def test_the_two_architectures_name_every_stage_with_its_channels():
-    config = create_model("sglownet", **NANO).config
-    figure = drawn(diagrams.two_architectures(config))
-    for axis in figure.axes[:2]:
+    wide, narrow = (create_model("sglownet", **NANO | {"embed_dim": c}).config for c in (16, 8))
+    figure = drawn(diagrams.two_architectures(wide, narrow))
+    for axis, channels in zip(figure.axes[:2], (16, 8), strict=True):
         texts = [text.get_text() for text in axis.texts]
-        for label in ("encoder 0\n8 ch.", "encoder 3\n64 ch.", "decoder 3\n8 ch."):
-            assert label in texts
+        for label in ("encoder 0\n{}", "encoder 3\n{}", "decoder 3\n{}"):
+            assert label.format(f"{channels * (8 if '3' in label and 'enc' in label else 1)} ch.") in texts

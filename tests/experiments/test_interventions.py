@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from glowlib.experiments import interventions
 from glowlib.experiments.interventions import (
     attention_of,
     confined_to,
@@ -87,3 +88,18 @@ def test_measure_scores_each_image_under_each_intervention():
         assert row.low <= row.difference <= row.high
     # The chain's blocks start as the identity: without them nothing changes.
     assert table.set_index("intervention").difference["chain removed"] == 0
+
+
+def test_the_command_writes_the_scores_of_every_network_into_a_new_folder(tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    monkeypatch.setattr(
+        interventions, "load_pretrained", lambda name: create_model("gcunet", **NANO, training_size=SIDE)
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
+    monkeypatch.setattr(interventions, "load_dataset", lambda name: [("a.png", pixels[0]), ("b.png", pixels[1])])
+    interventions.main(["--out", str(tmp_path / "new" / "folder"), "--side", str(SIDE), "--device", "cpu"])
+    table = pd.read_csv(tmp_path / "new" / "folder" / "interventions.csv")
+    assert list(table["network"].unique()) == ["sunet-small", "gcunet-small", "glownet-small", "sglownet-small"]
+    assert set(table["intervention"]) >= {"none"}
+    assert table["psnr"].notna().all()
+    assert "scores of each image" in capsys.readouterr().out

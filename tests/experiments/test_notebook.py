@@ -76,6 +76,7 @@ def run_setup(folder, address):
 def test_without_the_kit_the_set_up_says_what_to_do(tmp_path):
     assert "Set ADDRESS in this cell" in run_setup(tmp_path, "").stderr
     (tmp_path / "glowlib").mkdir()
+    (tmp_path / "glowlib" / "__init__.py").touch()
     assert "run `make setup` in the clone" in run_setup(tmp_path, "https://github.com/a/b").stderr
 
 

@@ -53,6 +53,10 @@ def test_an_upload_is_read(value):
     assert (picture == 9).all()
 
 
+def test_without_a_kernel_a_sentence_stands_for_the_widget():
+    assert "run the notebook" in repr(upload_button())
+
+
 def test_no_upload_is_none():
     assert uploaded() is None
     assert uploaded(upload_button()) is None
