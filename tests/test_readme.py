@@ -77,7 +77,7 @@ def test_methods_that_are_measured_elsewhere_get_a_row(tmp_path):
         (costs if folder == "peers" else costs.iloc[:0]).to_csv(tmp_path / folder / "cost.csv", index=False)
     table = result_table([tmp_path / "standard", tmp_path / "peers", tmp_path / "absent"]).splitlines()
     assert cells(table[2]) == ["noisy image", "", "", "", "", "14.90", "", "", "14.90"]
-    assert cells(table[3]) == ["CBM3D (told σ)", "0.67 M", "1.33 M", "", "", "28.46", "", "", "28.46"]
+    assert cells(table[3]) == ["CBM3D (given σ)", "0.67 M", "1.33 M", "", "", "28.46", "", "", "28.46"]
     assert len(table) == 4
     (tmp_path / "peers" / "cost.csv").unlink()
     with pytest.raises(KitError, match=r"cost\.csv"):
@@ -228,7 +228,7 @@ def test_the_readme_says_how_the_lead_shrinks():
 
 
 def test_the_readme_compares_equal_training_times():
-    for name, minutes_, label in (("sglownet-small", 34, "S-GLOWNet"), ("sunet-small", 36, "SUNet")):
+    for name, minutes_, label in (("sglownet-small", 34, "S-GLOWNet"), ("sunet-small", 34, "SUNet")):
         log = held_out(name)
         row = log.loc[(log["minutes"] - minutes_).abs().idxmin()]
         assert round(row["minutes"]) == minutes_

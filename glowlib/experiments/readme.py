@@ -17,8 +17,8 @@ from .figures import teaser
 # Method -> how README calls it. A method without scores has no row.
 METHODS = {
     "noisy": "noisy image",
-    "nlm": "non-local means (told σ)",
-    "cbm3d": "CBM3D (told σ)",
+    "nlm": "non-local means (given σ)",
+    "cbm3d": "CBM3D (given σ)",
     "dncnn": "DnCNN",
     "gcunet-small": "GCUNet (context only)",
     "sunet-small": "SUNet (windows only)",
