@@ -31,7 +31,7 @@ image = numpy.zeros((int(sys.argv[2]), int(sys.argv[3]), 3), "float32")
 print(peak_memory_increase(lambda: restore(image, 25)))
 """
 SIDE = 256  # pixels; operations are counted on an image of this side
-TOLD = ("ffdnet",)  # networks that are told the noise level
+GIVEN = ("ffdnet",)  # networks that are told the noise level
 
 
 def flops(model: nn.Module, side: int = SIDE, *told: float) -> int:
@@ -83,7 +83,7 @@ def network(name: str) -> nn.Module:
 def cost(name: str) -> dict:
     """{"parameters", "gflops"} of a shipped model, a weights file, "dncnn" or "ffdnet"; gflops for 256×256 pixels."""
     model = network(name)
-    told = (25.0,) if name in TOLD else ()
+    told = (25.0,) if name in GIVEN else ()
     return {"parameters": parameter_count(model), "gflops": flops(model, SIDE, *told) / 1e9}
 
 
@@ -104,7 +104,7 @@ def method_facts(methods: Sequence[str]) -> pd.DataFrame:
         methods: names for `open_method`.
 
     Returns:
-        A row a method: "noise level" ("told" or "blind"), "parameters", "operations per pixel" (of a forward pass on
+        A row a method: "noise level" ("given" or "blind"), "parameters", "operations per pixel" (of a forward pass on
         256×256 pixels, a multiply-add counts as two), "training pixels" (seen in training, repeats included). What is
         not known or not counted is NaN: operations of methods that are no networks, training of other authors.
     """
@@ -112,11 +112,11 @@ def method_facts(methods: Sequence[str]) -> pd.DataFrame:
     rows = {}
     for name in methods:
         if kind(name) in ("classical", "cbm3d"):
-            rows[name] = ("" if name == "noisy" else "told", 0, 0.0 if name == "noisy" else unknown, 0.0)
+            rows[name] = ("" if name == "noisy" else "given", 0, 0.0 if name == "noisy" else unknown, 0.0)
             continue
         size = cost(name)
         seen = unknown if name in PEERS else training_pixels(name)
-        level = "told" if name in TOLD else "blind"
+        level = "given" if name in GIVEN else "blind"
         rows[name] = (level, size["parameters"], 1e9 * size["gflops"] / SIDE**2, seen)
     columns = ["noise level", "parameters", "operations per pixel", "training pixels"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)

@@ -307,7 +307,8 @@ def optional_parts(profile: Profile, folder: Path, reference: Path) -> list[tupl
             ran = (folder / "tables" / name).exists()
             parts.append((what, "run, not compared" if ran else "not run"))
     if set(load_profile("peers").datasets) & set(profile.datasets):
-        parts.append(("CBM3D (profile peers)", "from the table of the kit" if PEER_SCORES.exists() else "not run"))
+        there = PEER_SCORES.exists() and "cbm3d" in set(read_table(PEER_SCORES, [])["method"])
+        parts.append(("CBM3D (profile peers)", "from the table of the kit" if there else "not run"))
     for path in files_of(folder):
         name = path.relative_to(folder)
         judged = name.parts[0] == "tables" or (name.parts[0] == "figures" and path.suffix == ".png")

@@ -67,7 +67,8 @@ def paper_map(page: Path) -> list[Table]:
     for line in page.read_text(encoding="utf-8").splitlines() if page.exists() else ():
         if line.startswith("#"):
             title = line.strip("# ")
-        cells = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", cell).strip(" `") for cell in line.strip("|").split("|")]
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)|`", r"\1", line)  # without links and code marks
+        cells = [cell.strip() for cell in plain.strip("|").split("|")]
         if line.startswith("| in the paper"):
             tables.append(Table(title, cells, []))
         elif line.startswith("| ") and tables and tables[-1].title == title:

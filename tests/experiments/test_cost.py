@@ -66,12 +66,12 @@ def test_operations_of_other_authors_networks_by_hand():
     np.testing.assert_allclose(facts["operations per pixel"], [2 * dncnn, 2 * ffdnet])
     assert facts["parameters"].tolist() == [668_227, 852_108]
     assert facts["training pixels"].isna().all()
-    assert facts["noise level"].tolist() == ["blind", "told"]
+    assert facts["noise level"].tolist() == ["blind", "given"]
 
 
 def test_facts_of_every_kind_of_method():
     facts = method_facts(["noisy", "nlm", "cbm3d", "sglownet-small", "sglownet-small@64"])
-    assert facts["noise level"].tolist() == ["", "told", "told", "blind", "blind"]
+    assert facts["noise level"].tolist() == ["", "given", "given", "blind", "blind"]
     found, size = facts.loc["sglownet-small"], cost("sglownet-small")
     assert found["parameters"] == size["parameters"]
     assert found["operations per pixel"] == pytest.approx(1e9 * size["gflops"] / 256**2)
