@@ -1,4 +1,4 @@
-"""The kit's commands: `python -m glowlib COMMAND`, each a module's own `main`, imported when it is asked for."""
+"""The kit's commands: `python -m glowlib COMMAND`, each a module's own `main`, imported when it is called."""
 
 import sys
 from importlib import import_module

@@ -118,11 +118,11 @@ def test_own_pictures_of_other_kinds_become_colour(tiny):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content`; the first `drops` answers to each path break off half-way; counts what was asked."""
+    """Serves `content`; the first `drops` answers to each path break off half-way; lists the requests."""
 
     def __init__(self, content, drops=0, ranges=True):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.drops, self.ranges, self.asked = content, drops, ranges, []
+        self.content, self.drops, self.ranges, self.requests = content, drops, ranges, []
         self.answers = {}  # path -> [(status, headers)] to give first
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -134,7 +134,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         start = self.headers.get("Range")
-        self.server.asked.append((self.path, start))
+        self.server.requests.append((self.path, start))
         body = self.server.content.get(self.path)
         if body is None:
             self.send_error(404)
@@ -160,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
         self.send_header("Content-Length", str(len(body) - first))
         self.end_headers()
-        broken = [path for path, _ in self.server.asked].count(self.path) <= self.server.drops
+        broken = [path for path, _ in self.server.requests].count(self.path) <= self.server.drops
         self.wfile.write(body[first : (first + len(body)) // 2] if broken else body[first:])
 
     def log_message(self, *args):
@@ -198,7 +198,7 @@ def test_a_dropped_line_is_resumed(tmp_path, serve):
     server = serve({"/file": body}, drops=2)
     download.download(f"{server.url}/file", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == body
-    starts = [int(start[6:-1]) if start else 0 for _, start in server.asked]
+    starts = [int(start[6:-1]) if start else 0 for _, start in server.requests]
     assert starts[0] == 0 < starts[1] < starts[2] < len(body)
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
@@ -219,10 +219,10 @@ def test_a_set_is_fetched_once_and_only_what_is_missing(tiny, content, serve, mo
     loaded = load_dataset("Tiny")
     assert all((picture == PICTURES[name]).all() for name, picture in loaded)
     assert visible(tiny / "Tiny") == list(PICTURES)
-    assert not [path for path, _ in server.asked if "00" in path]
-    before = len(server.asked)
+    assert not [path for path, _ in server.requests if "00" in path]
+    before = len(server.requests)
     load_dataset("Tiny")
-    assert len(server.asked) == before
+    assert len(server.requests) == before
 
 
 @pytest.mark.parametrize("damage", ["byte", "picture", "gone"])
@@ -271,7 +271,7 @@ def test_a_busy_server_is_tried_again_after_a_pause(status, tmp_path, serve):
     server.answers["/file"] = [(status, {}), (status, {"Retry-After": "7"}), (status, {})]
     download.download(f"{server.url}/file", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == body
-    assert [start for _, start in server.asked] == ["bytes=100000-"] * 4
+    assert [start for _, start in server.requests] == ["bytes=100000-"] * 4
     assert server.waited == [1, 7, 4]
 
 
@@ -301,7 +301,7 @@ def test_an_address_that_is_not_there_is_not_tried_again(status, tmp_path, serve
     server.answers["/file"] = [(status, {})] * 3
     with pytest.raises(requests.HTTPError):
         download.download(f"{server.url}/file", tmp_path / "file")
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     assert server.waited == []
 
 
@@ -326,12 +326,12 @@ def test_only_secure_addresses_are_fetched_redirects_too(tmp_path, serve, monkey
     monkeypatch.setattr(download, "SCHEMES", ("https://",))
     with pytest.raises(KitError, match="no secure address"):
         download.download(f"{server.url}/file", tmp_path / "file")
-    assert server.asked == []
+    assert server.requests == []
     monkeypatch.setattr(download, "SCHEMES", (f"{server.url}/moved",))
     server.answers["/moved"] = [(302, {"Location": f"{server.url}/file"})]
     with pytest.raises(KitError, match="no secure address"):
         download.download(f"{server.url}/moved", tmp_path / "file")
-    assert server.asked == [("/moved", None)]
+    assert server.requests == [("/moved", None)]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -350,9 +350,9 @@ def test_one_image_that_fails_does_not_lose_the_others(tiny, content, serve, mon
     one_line(caught)
     assert visible(tiny / "Tiny") == ["01.png", "02.png"]
     server.content = content
-    asked = len(server.asked)
+    before = len(server.requests)
     assert len(load_dataset("Tiny")) == 3
-    assert server.asked[asked:] == [("/00.png", None)]
+    assert server.requests[before:] == [("/00.png", None)]
 
 
 def test_two_processes_do_not_fetch_one_set(tiny, content, serve, monkeypatch):
@@ -362,7 +362,7 @@ def test_two_processes_do_not_fetch_one_set(tiny, content, serve, monkeypatch):
     (tiny / "Tiny").mkdir(parents=True)
     with locked(tiny / "Tiny"), pytest.raises(KitError, match="another process is writing"):
         load_dataset("Tiny")
-    assert server.asked == []
+    assert server.requests == []
     assert len(load_dataset("Tiny")) == 3
 
 
@@ -380,11 +380,11 @@ def test_an_archive_that_is_unpacked_is_not_fetched_again(tiny, content, serve, 
     assert visible(tiny / "Packed") == ["00.png"]
     server.content = archives
     download.fetch("Packed", tiny / "Packed", [], None)
-    assert [path for path, _ in server.asked] == ["/00.zip", "/01.zip", "/01.zip"]
+    assert [path for path, _ in server.requests] == ["/00.zip", "/01.zip", "/01.zip"]
     assert visible(tiny / "Packed") == ["00.png", "01.png"]
     (tiny / "Packed" / "00.png").unlink()  # but what is gone is
     download.fetch("Packed", tiny / "Packed", [], None)
-    assert [path for path, _ in server.asked][3:] == ["/00.zip"]
+    assert [path for path, _ in server.requests][3:] == ["/00.zip"]
 
 
 def test_two_images_of_one_name_are_refused(tiny):
