@@ -203,7 +203,7 @@ def test_a_dropped_line_is_resumed(tmp_path, serve):
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
-def test_a_server_that_cannot_continue_is_asked_from_the_start(tmp_path, serve):
+def test_from_a_server_that_cannot_continue_all_is_requested_again(tmp_path, serve):
     body = np.random.default_rng(0).bytes(300_000)
     server = serve({"/file": body}, drops=1, ranges=False)
     download.download(f"{server.url}/file", tmp_path / "file")
