@@ -1,5 +1,6 @@
 """Every number in README is one that was measured, and its links and picture are there."""
 
+import inspect
 import re
 import shutil
 import subprocess
@@ -10,9 +11,10 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+import glowlib
 from glowlib.errors import KitError
 from glowlib.evaluation.statistics import paired_differences
-from glowlib.experiments import model_cards
+from glowlib.experiments import api, model_cards
 from glowlib.experiments.cost import cost
 from glowlib.experiments.model_cards import minutes, write_documents
 from glowlib.experiments.notebook import setup_cell
@@ -96,6 +98,30 @@ def test_the_committed_documents_are_the_generated_ones(tmp_path):
         assert path.read_text() == (ROOT / path.relative_to(tmp_path)).read_text()
 
 
+def test_the_page_of_functions_has_all_of_them():
+    assert {function.__name__ for function in api.FUNCTIONS} | {"KitError"} == set(glowlib.__all__)
+    assert (ROOT / "docs" / "api.md").read_text() == api.page()
+
+
+@pytest.mark.parametrize("function", api.FUNCTIONS, ids=lambda function: function.__name__)
+def test_a_docstring_describes_every_argument(function):
+    parts = api.split_docstring(inspect.getdoc(function))
+    described = ", ".join(api.arguments(function, parts.get("Args", ""))).replace("*", "").split(", ")
+    assert [word for word in described if word] == list(inspect.signature(function).parameters)
+    if function.__name__ != "list_models":  # it takes nothing, and cannot fail
+        assert set(parts) == {"", *api.SECTIONS}
+
+
+def test_a_word_that_is_no_argument_is_not_taken_for_one():
+    def scale(image, factor):
+        """Scale."""
+
+    text = "image: any. Note: kept. factor: above 0"
+    assert api.arguments(scale, text) == {"image": "any. Note: kept.", "factor": "above 0"}
+    with pytest.raises(ValueError, match="scale: .* names no argument"):
+        api.arguments(scale, "other: 1 image: any")
+
+
 def test_a_block_is_replaced_and_nothing_else():
     text = "a\n<!-- results -->\nold\n<!-- /results -->\nb\n"
     assert replace_block(text, "results", "new") == "a\n<!-- results -->\nnew\n<!-- /results -->\nb\n"
@@ -146,8 +172,8 @@ def test_notebooks_get_address_and_badge_and_lose_them_again(tmp_path):
     write_documents(tmp_path, [TABLES, PEERS], "")
     plain = {path.name: path.read_bytes() for path in (tmp_path / "notebooks").glob("*.ipynb")}
     written = write_documents(tmp_path, [TABLES, PEERS], "someone/kit")
-    assert len(written) == 2 + len(plain)
-    for path in written[2:]:
+    assert len(written) == 3 + len(plain)
+    for path in written[3:]:
         first, setup = nbformat.read(path, 4).cells[:2]
         assert first.source.endswith(f"colab.research.google.com/github/someone/kit/blob/main/notebooks/{path.name})")
         assert setup.source == setup_cell("https://github.com/someone/kit")

@@ -18,6 +18,7 @@ from ..files import shipped_folder
 from ..networks.pretrained import list_models
 from ..training.config import TrainingConfig
 from ..training.run_folder import VALIDATION_SIGMAS
+from .api import page as api_page
 from .cost import cost
 from .notebook import write_setup
 from .readme import colab_badge, draw_teaser, replace_block, result_table, with_badges
@@ -141,14 +142,17 @@ def github_repository(name: str) -> str:
 
 
 def write_documents(top: Path, tables: list[Path], repository: str | None = None) -> list[Path]:
-    """Write the generated parts of README.md, docs/speed.md and the notebooks in the clone at `top`; return the files.
+    """Write docs/api.md and the generated parts of README, docs/speed.md and the notebooks in the clone at `top`.
 
     Args:
         tables: as for `readme.result_table`.
         repository: "owner/name" on GitHub, for the Colab badges and the address that the notebooks clone there; empty
             to remove both; None: leave them, and the notebooks, as they are.
+    Returns:
+        The files.
     """
-    readme, speed = top / "README.md", top / "docs" / "speed.md"
+    readme, speed, api = top / "README.md", top / "docs" / "speed.md", top / "docs" / "api.md"
+    api.write_text(api_page())
     text = replace_block(readme.read_text(), "results", result_table(tables))
     readme.write_text(text if repository is None else with_badges(text, repository))
     measured = readable(read_table(top / "results" / "speed" / "speed_cpu.csv", [])).to_markdown(index=False)
@@ -156,7 +160,7 @@ def write_documents(top: Path, tables: list[Path], repository: str | None = None
     notebooks = [] if repository is None else sorted((top / "notebooks").glob("*.ipynb"))
     for path in notebooks:
         write_setup(path, repository and f"https://github.com/{repository}", colab_badge(repository, path.name))
-    return [readme, speed, *notebooks]
+    return [readme, speed, api, *notebooks]
 
 
 @exit_clearly
