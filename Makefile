@@ -16,7 +16,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test extras lab train verify study ablations reach interventions bench export book notebooks colab lint setup clean help
+.PHONY: reproduce test extras lab train verify study ablations reach interventions stress bench export book notebooks colab lint setup clean help
 
 reproduce: setup  ## run a profile's notebooks and compare every number with the reference [PROFILE=quick]
 	$(RUN) -m glowlib reproduce --profile $(or $(PROFILE),quick)
@@ -48,6 +48,9 @@ reach: setup  ## score the shipped models on whole images and on tiles
 
 interventions: setup  ## score the shipped models with parts of their context changed
 	$(RUN) -m glowlib interventions
+
+stress: setup  ## damaged files, kills and races, with a table of what survived; half an hour on two cores
+	$(RUN) tests/stress.py
 
 bench: setup  ## time the networks and measure their memory; more than half an hour on two cores, run nothing else
 	$(RUN) -m glowlib bench
