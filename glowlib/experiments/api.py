@@ -55,7 +55,8 @@ def entry(function: Callable) -> str:
         parameters=[p.replace(annotation=p.empty) for p in signature.parameters.values()],
         return_annotation=signature.empty,
     )
-    lines = [f"## {function.__name__}", f"```python\nglowlib.{function.__name__}{plain}\n```", parts[""]]
+    call = f"glowlib.{function.__name__}{plain}".replace("'", '"')
+    lines = [f"## {function.__name__}", f"```python\n{call}\n```", parts[""]]
     if "Args" in parts:
         found = arguments(function, parts["Args"])
         lines.append("\n".join(f"- **{name.replace('*', '')}**: {text}" for name, text in found.items()))
