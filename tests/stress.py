@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import warnings
+import zlib
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from pathlib import Path
 
@@ -64,6 +65,16 @@ def mutated(content: bytes, number: int) -> bytes:
     if draw.random() < 0.1:
         del damaged[draw.randrange(len(damaged) + 1) :]
     return bytes(damaged)
+
+
+def with_checksums(content: bytes) -> bytes:
+    """A damaged PNG file with the checksums of its chunks put right, so that the decoder behind them is tried, too."""
+    at, parts = 8, [content[:8]]
+    while at + 12 <= len(content):
+        end = at + 8 + int.from_bytes(content[at : at + 4])
+        parts += [content[at:end], zlib.crc32(content[at + 4 : end]).to_bytes(4)]
+        at = end + 4
+    return b"".join([*parts, content[at:]])
 
 
 def originals(kind: str) -> list[bytes]:
@@ -127,7 +138,8 @@ def damaged_files(kind: str, numbers: range) -> list[tuple[str, int, str]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"damaged{suffix}"
         for number in numbers:
-            path.write_bytes(mutated(sources[number % len(sources)], number))
+            content = mutated(sources[number % len(sources)], number)
+            path.write_bytes(with_checksums(content) if kind == "png" and number % 4 else content)
             signal.alarm(HANGS)
             try:
                 if kind in ("safetensors", "pth"):
