@@ -4,6 +4,7 @@ import inspect
 import re
 import shutil
 import subprocess
+import typing
 from pathlib import Path
 
 import nbformat
@@ -104,10 +105,11 @@ def test_the_page_of_functions_has_all_of_them():
 
 
 @pytest.mark.parametrize("function", api.FUNCTIONS, ids=lambda function: function.__name__)
-def test_a_docstring_describes_every_argument(function):
+def test_a_docstring_describes_every_argument_and_hints_say_its_type(function):
     parts = api.split_docstring(inspect.getdoc(function))
     described = ", ".join(api.arguments(function, parts.get("Args", ""))).replace("*", "").split(", ")
     assert [word for word in described if word] == list(inspect.signature(function).parameters)
+    assert set(typing.get_type_hints(function)) == {*inspect.signature(function).parameters, "return"}
     if function.__name__ != "list_models":  # it takes nothing, and cannot fail
         assert set(parts) == {"", *api.SECTIONS}
 

@@ -60,12 +60,12 @@ def available_memory() -> int:
 
 def pixel_limit() -> int:
     """The largest number of pixels that is read: GLOWLIB_MAX_PIXELS, else what the memory has room for."""
-    told = os.environ.get(MAX_PIXELS_VARIABLE)
-    if told is None:
+    given = os.environ.get(MAX_PIXELS_VARIABLE)
+    if given is None:
         return available_memory() // BYTES_PER_PIXEL
-    if not told.isdecimal():
-        raise KitError(f"{MAX_PIXELS_VARIABLE} is a number of pixels, not {told!r}")
-    return int(told)
+    if not given.isdecimal():
+        raise KitError(f"{MAX_PIXELS_VARIABLE} is a number of pixels, not {given!r}")
+    return int(given)
 
 
 def check_size(width: int, height: int, max_pixels: int | None) -> None:
@@ -207,7 +207,7 @@ def check_tiff(page) -> None:
 def decode_16_bit_colour(data: bytes) -> np.ndarray:
     """16-bit RGB or RGBA of a PNG or TIFF file, or grey with alpha of a PNG file.
 
-    Pillow keeps the high byte of each value; told the other byte order, it keeps the low one.
+    Pillow keeps the high byte of each value; given the other byte order, it keeps the low one.
     """
     other_order = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
     halves = []

@@ -10,6 +10,7 @@ from PIL import Image, ImageCms
 
 from ..errors import KitError
 
+ImageLike = np.ndarray | torch.Tensor | Image.Image  # what `to_tensor` takes
 ORIENTATION = 0x0112  # the EXIF tag that says how to turn the stored pixels: 1 to 8
 # Floats beyond this are on another scale. A clean image lies in [0, 1]; Gaussian noise of σ = 100 (0.39 here)
 # reaches 8 at 18 standard deviations. Images on the 0 to 255 scale exceed it unless they are nearly black.
@@ -225,7 +226,7 @@ def to_pixels(image, any_range: bool = False) -> Pixels:
     return pixels
 
 
-def to_tensor(image) -> tuple[torch.Tensor, Callable]:
+def to_tensor(image: ImageLike) -> tuple[torch.Tensor, Callable]:
     """The colour of an image as a float tensor, and the function that returns such a tensor to the image's kind.
 
     Args:

@@ -7,12 +7,12 @@ from skimage.color import rgb2gray
 from skimage.metrics import structural_similarity
 
 from ..errors import KitError
-from .images import LARGEST, to_array
+from .images import LARGEST, ImageLike, to_array
 
 SSIM_PROTOCOLS = ("grey", "rgb")
 
 
-def to_scored(clean, restored) -> tuple[np.ndarray, np.ndarray]:
+def to_scored(clean: ImageLike, restored: ImageLike) -> tuple[np.ndarray, np.ndarray]:
     """Both as float64 arrays H×W×3 in [0, 1]; the restored one clipped and rounded to 8 bits first."""
     clean, restored = to_array(clean), to_array(restored, any_range=True)
     if clean.shape != restored.shape:
@@ -22,12 +22,12 @@ def to_scored(clean, restored) -> tuple[np.ndarray, np.ndarray]:
     return clean, np.rint(restored.clip(0, 1) * 255) / 255
 
 
-def psnr(clean, restored) -> float:
+def psnr(clean: ImageLike, restored: ImageLike) -> float:
     """Peak signal-to-noise ratio over RGB, no border crop, peak 1.
 
     Args:
-        clean: any one image that `glowlib.data.images.to_tensor` takes, values in [0, 1]. restored: the same kind or
-        another, of the same size; it is clipped and rounded to 8 bits first.
+        clean: any one image that `glowlib.data.images.to_tensor` takes, values in [0, 1].
+        restored: the same kind or another, of the same size; it is clipped and rounded to 8 bits first.
     Returns:
         dB; infinite for equal images.
     Raises:
@@ -38,13 +38,13 @@ def psnr(clean, restored) -> float:
     return float("inf") if error == 0 else float(-10 * np.log10(error))
 
 
-def ssim(clean, restored, protocol: str = "grey") -> float:
+def ssim(clean: ImageLike, restored: ImageLike, protocol: str = "grey") -> float:
     """Structural similarity (Wang et al., IEEE Transactions on Image Processing 2004).
 
     Args:
-        clean, restored: as for `psnr`, at least 7 ("grey") or 11 ("rgb") pixels a side. protocol: "grey" (this paper:
-        rgb2gray, 7×7 uniform window, scikit-image's defaults) or "rgb" (KAIR: each channel, 11×11 Gaussian window of
-        σ 1.5, mean over channels).
+        clean, restored: as for `psnr`, at least 7 ("grey") or 11 ("rgb") pixels a side.
+        protocol: "grey" (this paper: rgb2gray, 7×7 uniform window, scikit-image's defaults) or "rgb" (KAIR: each
+            channel, 11×11 Gaussian window of σ 1.5, mean over channels).
     Returns:
         At most 1.
     Raises:

@@ -2,13 +2,14 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import PurePath
 
 import numpy as np
 import torch
 
 from ..errors import KitError, whole_number
-from .images import to_tensor
+from .images import ImageLike, to_tensor
 
 PROTOCOLS = ("float", "8bit")
 
@@ -29,15 +30,18 @@ def gaussian(height: int, width: int, sigma: float, seed: int, name: str) -> tor
     return noise.permute(2, 0, 1)
 
 
-def add_noise(image, sigma: float, *, seed: int, name, protocol: str = "float"):
+def add_noise(
+    image: ImageLike, sigma: float, *, seed: int, name: str | Sequence[str], protocol: str = "float"
+) -> np.ndarray | torch.Tensor:
     """Add Gaussian noise to a clean image.
 
     Args:
-        image: as `glowlib.data.images.to_tensor` takes it, clean values in [0, 1]. sigma: the level of the noise,
-        0 to 255 scale, at least 0. seed: a whole number. name: the image's canonical file name ("kodim01.png"), a list
-        of names for a batch; folders in it do not count. protocol: "float" (x + σ/255·n, neither clipped nor rounded:
-        KAIR, Restormer) or "8bit" (the same, clipped to [0, 1] and truncated to 8 bits: the paper, section on
-        experiments).
+        image: as `glowlib.data.images.to_tensor` takes it, clean values in [0, 1].
+        sigma: the level of the noise, 0 to 255 scale, at least 0.
+        seed: a whole number.
+        name: the image's canonical file name ("kodim01.png"), a list of names for a batch; folders in it do not count.
+        protocol: "float" (x + σ/255·n, neither clipped nor rounded: KAIR, Restormer) or "8bit" (the same, clipped to
+            [0, 1] and truncated to 8 bits: the paper, section on experiments).
     Returns:
         A tensor for a tensor, on its device; a float array for an array or a PIL image, H×W for grey (one channel of
         the noise), without alpha.

@@ -125,7 +125,7 @@ def open_method(name: str, device="cpu") -> Callable[[np.ndarray, float], np.nda
     if name in METHODS:
         return partial(restore, name)
     if name == "cbm3d":
-        cbm3d_package()  # a missing package is told before anything is computed
+        cbm3d_package()  # a missing package is reported before anything is computed
         return cbm3d
     if name in PEERS:
         return partial(restore_whole, load_peer(name).to(device))

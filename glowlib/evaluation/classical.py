@@ -1,4 +1,4 @@
-"""Classical denoisers by scikit-image, each told the noise level, with strengths tuned on training images.
+"""Classical denoisers by scikit-image, each given the noise level, with strengths tuned on training images.
 
 `python -m glowlib tune-classical` tunes them again: for each noise level, the strength with the best mean PSNR on
 centre crops of the held-out images of BSD400, so that the comparison with networks is fair.

@@ -50,7 +50,7 @@ class DnCNN(nn.Module):
 
 
 class FFDNet(nn.Module):
-    """FFDNet for colour, told σ, on the four sub-images of half the size (Zhang et al. 2018, arXiv:1710.04026)."""
+    """FFDNet for colour, given σ, on the four sub-images of half the size (Zhang et al. 2018, arXiv:1710.04026)."""
 
     def __init__(self):
         super().__init__()
@@ -132,7 +132,7 @@ def restore_whole(model: nn.Module, noisy: np.ndarray, sigma: float, strip: int 
 
 
 def cbm3d(noisy: np.ndarray, sigma: float) -> np.ndarray:
-    """CBM3D (Dabov et al. 2007) with the settings of the package `bm3d`, told σ; runs on the CPU.
+    """CBM3D (Dabov et al. 2007) with the settings of the package `bm3d`, given σ; runs on the CPU.
 
     Args:
         noisy: float array H×W×3, clean values in [0, 1].

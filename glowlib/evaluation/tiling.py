@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from numbers import Real
@@ -10,7 +10,7 @@ from numbers import Real
 import torch
 from torch import nn
 
-from ..data.images import Pixels, to_pixels
+from ..data.images import ImageLike, Pixels, to_pixels
 from ..errors import KitError, whole_number
 from ..networks.base import LEAST_LEVEL
 from ..networks.noise_level import estimate_sigma
@@ -80,8 +80,8 @@ def restore_tiles(
     for i in range(0, len(corners), batch_size):
         part = corners[i : i + batch_size]
         tiles = torch.stack([pixels.scaled(pixels.values[b, :, y : y + th, x : x + tw]) for b, y, x in part])
-        told = {} if levels is None else {"sigma": levels[[b for b, _, _ in part]]}
-        restored = model(tiles, **told).to(total.dtype)
+        given = {} if levels is None else {"sigma": levels[[b for b, _, _ in part]]}
+        restored = model(tiles, **given).to(total.dtype)
         finite &= restored.isfinite().all()
         for (b, y, x), r in zip(part, restored, strict=True):
             total[b, :, y : y + th, x : x + tw] += r * rows[:, None] * columns
@@ -106,7 +106,7 @@ def ready(model: Callable) -> Callable:
 
 
 def noise_levels(model: Callable, pixels: Pixels, sigma, strength: float) -> torch.Tensor | None:
-    """σ of each image (batch,): told, or estimated on the whole image, times strength. None for a model without it."""
+    """σ of each image (batch,): given, or estimated on the whole image, times strength. None for a model without it."""
     if not getattr(getattr(model, "config", None), "noise_normalisation", False):
         if sigma is not None or strength != 1:
             raise KitError("this model has no noise normalisation, so it takes neither sigma nor strength")
@@ -146,21 +146,21 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def usual_device():
-    """A context in which new tensors are on the CPU, whatever torch.set_default_device was told."""
+    """A context in which new tensors are on the CPU, whatever torch.set_default_device was given."""
     return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def denoise(
     model: Callable,
-    image,
+    image: ImageLike,
     *,
-    sigma=None,
+    sigma: float | Sequence[float] | torch.Tensor | None = None,
     strength: float = 1.0,
     ensemble: int = 1,
-    tile="auto",
-    overlap=None,
-    batch_size=None,
-):
+    tile: int | str | None = "auto",
+    overlap: int | None = None,
+    batch_size: int | None = None,
+) -> ImageLike:
     """Restore a noisy image of any size.
 
     Args:
@@ -171,7 +171,7 @@ def denoise(
             integers.
         sigma: the level of the noise (0 to 255 scale, above 0), one number or one for each image of a batch, in place
             of the estimate; for models with noise normalisation. Without it σ is estimated once for each image.
-        strength: the told or estimated σ is multiplied by it: above 1 removes more, below 1 keeps more.
+        strength: the given or estimated σ is multiplied by it: above 1 removes more, below 1 keeps more.
         ensemble: 8 restores the eight flips and turns of the image and returns their mean: slower, a little better.
         tile: side of the tiles in pixels; "auto" for rectangles of at most `automatic_tile`, fitted to the image; None
             for the whole image at once.

@@ -31,18 +31,18 @@ image = numpy.zeros((int(sys.argv[2]), int(sys.argv[3]), 3), "float32")
 print(peak_memory_increase(lambda: restore(image, 25)))
 """
 SIDE = 256  # pixels; operations are counted on an image of this side
-GIVEN = ("ffdnet",)  # networks that are told the noise level
+GIVEN = ("ffdnet",)  # networks that take the noise level
 
 
-def flops(model: nn.Module, side: int = SIDE, *told: float) -> int:
+def flops(model: nn.Module, side: int = SIDE, *given: float) -> int:
     """Floating point operations of one forward pass on (1, 3, side, side); a multiply-add counts as two.
 
-    Counted by PyTorch's FlopCounterMode on the meta device: nothing is computed. told: the noise level, for a network
+    Counted by PyTorch's FlopCounterMode on the meta device: nothing is computed. given: the noise level, for a network
     that takes it.
     """
     copy = deepcopy(model).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        copy(torch.empty(1, 3, side, side, device="meta"), *told)
+        copy(torch.empty(1, 3, side, side, device="meta"), *given)
     return counter.get_total_flops()
 
 
@@ -83,8 +83,8 @@ def network(name: str) -> nn.Module:
 def cost(name: str) -> dict:
     """{"parameters", "gflops"} of a shipped model, a weights file, "dncnn" or "ffdnet"; gflops for 256×256 pixels."""
     model = network(name)
-    told = (25.0,) if name in GIVEN else ()
-    return {"parameters": parameter_count(model), "gflops": flops(model, SIDE, *told) / 1e9}
+    given = (25.0,) if name in GIVEN else ()
+    return {"parameters": parameter_count(model), "gflops": flops(model, SIDE, *given) / 1e9}
 
 
 def training_pixels(name: str) -> float:

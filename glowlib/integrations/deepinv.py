@@ -50,8 +50,8 @@ class KitDenoiser(Denoiser):
         Raises:
             KitError: for another shape.
         """
-        told = {}
+        given = {}
         if sigma is not None and self.model.config.noise_normalisation:
-            told["sigma"] = 255 * torch.as_tensor(sigma, dtype=x.dtype, device=x.device).flatten()
-        restored = self.model(x, **told)
+            given["sigma"] = 255 * torch.as_tensor(sigma, dtype=x.dtype, device=x.device).flatten()
+        restored = self.model(x, **given)
         return restored if x.shape[1] == 3 else restored.mean(1, keepdim=True)

@@ -10,6 +10,7 @@ fast/ computes the same with fewer operations, and `fast.disabled()` switches it
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from typing import Any
 
 from torch import nn
 
@@ -40,7 +41,7 @@ def require_known(kind: str, name: str, names: Sequence[str]) -> None:
         raise KitError(f"unknown {kind} {name!r}{hint}; known are: {', '.join(names)}")
 
 
-def create_model(name: str, **options) -> nn.Module:
+def create_model(name: str, **options: Any) -> nn.Module:
     """Build a network with initial weights.
 
     Args:

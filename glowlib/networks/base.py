@@ -35,7 +35,7 @@ NORMAL_LEVEL = 25  # σ, 0 to 255 scale, that noise normalisation scales every i
 LEAST_LEVEL = 2  # smallest estimate that is used: images without noise would be scaled without bound
 
 
-def told_sigma(sigma: float | torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+def given_sigma(sigma: float | torch.Tensor, image: torch.Tensor) -> torch.Tensor:
     """The noise level given by the caller as a tensor, () or (batch,) or (1,); KitError unless positive and finite."""
     try:
         sigma = torch.as_tensor(sigma, dtype=image.dtype, device=image.device)
@@ -97,7 +97,7 @@ class Denoiser(nn.Module):
             if sigma is not None:
                 raise KitError(f"this {self.name} has no noise normalisation: leave sigma out")
             return image, None
-        sigma = estimate_sigma(image).clamp(min=LEAST_LEVEL) if sigma is None else told_sigma(sigma, image)
+        sigma = estimate_sigma(image).clamp(min=LEAST_LEVEL) if sigma is None else given_sigma(sigma, image)
         scale = (NORMAL_LEVEL / sigma).expand(image.shape[0])[:, None, None, None]
         return (image - 0.5) * scale, scale
 

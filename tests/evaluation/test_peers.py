@@ -68,7 +68,7 @@ def test_ffdnet_works_on_sub_images_and_a_noise_map():
     torch.testing.assert_close(model(x, 30), restored[:, :, :7])
 
 
-def test_ffdnet_depends_on_the_level_it_is_told():
+def test_ffdnet_depends_on_the_level_it_is_given():
     model = random_peer("ffdnet")
     assert np.abs(restore_whole(model, NOISY, 10) - restore_whole(model, NOISY, 50)).max() > 1e-3
 
@@ -114,14 +114,14 @@ def test_weights_are_fetched_once_and_a_failure_is_one_line(tmp_path, monkeypatc
     assert "\n" not in str(caught.value)
 
 
-def test_cbm3d_without_its_package_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+def test_cbm3d_without_its_package_is_given_before_anything_is_computed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bm3d", None)
     with pytest.raises(KitError, match="pip install bm3d"):
         run_benchmark({"tiny": [("a.png", data.astronaut()[:16, :16])]}, ["cbm3d"], (50,), tmp_path / "scores.csv")
     assert not (tmp_path / "scores.csv").exists()
 
 
-def test_cbm3d_is_told_the_level_on_the_scale_of_the_image(monkeypatch):
+def test_cbm3d_is_given_the_level_on_the_scale_of_the_image(monkeypatch):
     class Package:
         @staticmethod
         def bm3d_rgb(noisy, sigma_psd):

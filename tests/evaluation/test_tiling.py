@@ -492,7 +492,7 @@ def test_numpys_integers_are_numbers(kind):
 
 
 class Told(nn.Module):
-    """Returns the σ that it is told, as an image; with no weights at all."""
+    """Returns the σ that it is given, as an image; with no weights at all."""
 
     def __init__(self, **config):
         super().__init__()
@@ -544,7 +544,7 @@ def test_images_without_noise_have_the_least_level():
     ids=str,
 )
 @pytest.mark.parametrize("strength", [1, 1.5, np.float64(0.5)])
-def test_a_told_level_replaces_the_estimate(sigma, strength):
+def test_a_given_level_replaces_the_estimate(sigma, strength):
     levels = denoise(Told(), noisy(20, 70, (5, 60), 2), sigma=sigma, strength=strength, tile=32, overlap=4).mean(
         (1, 2, 3)
     )
@@ -560,10 +560,10 @@ def test_each_image_of_a_batch_has_its_own_estimate():
 
 
 def test_strength_removes_more_or_less(normalised):
-    """Twice the estimate is what twice the told level is."""
+    """Twice the estimate is what twice the given level is."""
     x = noisy(32, 40, 25)
-    told = denoise(normalised, x, sigma=2 * estimate_sigma(x).item())
-    torch.testing.assert_close(denoise(normalised, x, strength=2), told, rtol=1e-5, atol=1e-5)
+    given = denoise(normalised, x, sigma=2 * estimate_sigma(x).item())
+    torch.testing.assert_close(denoise(normalised, x, strength=2), given, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

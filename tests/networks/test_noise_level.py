@@ -86,7 +86,7 @@ def model_of(network, nano, **options):
 @settings(max_examples=5, deadline=None)
 @given(factor=st.floats(0.3, 3))
 def test_a_network_follows_the_scale_of_an_image(network, residual, factor):
-    """Normalisation-equivariance: f(a(x - ½) + ½) = a(f(x) - ½) + ½, where the level is told along."""
+    """Normalisation-equivariance: f(a(x - ½) + ½) = a(f(x) - ½) + ½, where the level is given along."""
     sizes = {"embed_dim": 8, "patch_size": 2, "window_size": 4, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
     model = model_of(network, sizes, training_size=32, qk_scale=None, global_residual=residual)
     x = torch.rand(1, 3, 32, 48)
@@ -98,7 +98,7 @@ def test_a_network_follows_the_scale_of_an_image(network, residual, factor):
 
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("network", NETWORKS)
-def test_the_told_level_takes_the_place_of_the_estimate(network, nano, batch):
+def test_the_given_level_takes_the_place_of_the_estimate(network, nano, batch):
     model, x = model_of(network, nano), batch(37, 53)
     with torch.no_grad():
         estimated = model(x)
@@ -118,12 +118,12 @@ def test_a_network_without_normalisation_takes_no_level(nano, batch):
 
 
 @pytest.mark.parametrize("sigma", [0, -1, float("nan"), float("inf"), torch.tensor([25.0, 0.0])], ids=str)
-def test_a_told_level_is_positive_and_finite(sigma, nano, batch):
+def test_a_given_level_is_positive_and_finite(sigma, nano, batch):
     with pytest.raises(KitError, match="above 0 and finite"):
         model_of("sunet", nano)(batch(16, 16, 2), sigma=sigma)
 
 
 @pytest.mark.parametrize("sigma", [torch.ones(3), torch.ones(2, 1), "strong", [1, [2]]], ids=str)
-def test_a_told_level_fits_the_batch(sigma, nano, batch):
+def test_a_given_level_fits_the_batch(sigma, nano, batch):
     with pytest.raises(KitError, match="sigma is"):
         model_of("sunet", nano)(batch(16, 16, 2), sigma=sigma)
