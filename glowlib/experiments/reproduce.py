@@ -33,15 +33,21 @@ def folders(profile: Profile) -> tuple[Path, Path]:
     return Path("results/runs") / profile.name, Path("results/reference") / profile.name
 
 
-def run_notebooks(profile: Profile, folder: Path) -> None:
-    """Execute the profile's notebooks with papermill into folder/notebooks; the sources stay as they are."""
+def run_notebooks(profile: Profile, name: str, folder: Path) -> None:
+    """Execute the profile's notebooks with papermill into folder/notebooks; the sources stay as they are.
+
+    Args:
+        profile: names the notebooks.
+        name: of the profile, or its file; the notebooks' parameter `profile`.
+        folder: of the run; the notebooks' parameter `run_folder`.
+    """
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
-    for name in profile.notebooks:
-        source, target = Path("notebooks") / f"{name}.ipynb", folder / "notebooks" / f"{name}.ipynb"
+    for stem in profile.notebooks:
+        source, target = Path("notebooks") / f"{stem}.ipynb", folder / "notebooks" / f"{stem}.ipynb"
         if not source.exists():
             raise KitError(f"there is no {source}: run this in the top folder of a clone")
         declared = papermill.inspect_notebook(str(source))
-        given = {"profile": profile.name, "run_folder": str(folder)}
+        given = {"profile": name, "run_folder": str(folder)}
         print(f"running {source}", flush=True)
         try:
             papermill.execute_notebook(
@@ -140,6 +146,8 @@ def reproduce(name: str, *, verify: bool = False, sample: int | None = None) -> 
         KitError: nothing to run or to compare with, another process in the same folder, a notebook that fails.
     """
     profile = load_profile(name)
+    if name != profile.name:
+        name = str(Path(name).expanduser().resolve())  # a notebook's kernel may work in another folder
     if not profile.notebooks:
         raise KitError(f"profile {profile.name} has no notebooks to run: it is for training or scoring")
     folder, reference = folders(profile)
@@ -154,7 +162,7 @@ def reproduce(name: str, *, verify: bool = False, sample: int | None = None) -> 
             complete = False
         (folder / REPORT).unlink(missing_ok=True)  # an old verdict is not one of this run
         if not verify and not (complete and sample is not None):
-            run_notebooks(profile, folder)
+            run_notebooks(profile, name, folder)
         if sample is not None:
             write_reference(name, sample)
         failures, count = write_report(profile, folder, reference)

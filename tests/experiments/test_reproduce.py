@@ -29,7 +29,7 @@ def clone(run, tmp_path, monkeypatch):
     """The folder with results/runs/quick and results/reference/quick, as the working directory; nothing is executed."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "load_profile", lambda name: run[0])
-    monkeypatch.setattr(module, "run_notebooks", lambda profile, folder: None)
+    monkeypatch.setattr(module, "run_notebooks", lambda profile, name, folder: None)
     return tmp_path
 
 
@@ -51,7 +51,7 @@ def test_an_old_report_is_removed_before_anything_can_fail(clone, monkeypatch):
     report = clone / "results/runs/quick/report.html"
     assert report.exists()
 
-    def fail(profile, folder):
+    def fail(profile, name, folder):
         raise KitError("a notebook failed")
 
     monkeypatch.setattr(module, "run_notebooks", fail)
@@ -87,7 +87,7 @@ def test_the_reference_is_looked_for_before_hours_of_work(clone, monkeypatch):
 def test_the_first_reference_of_a_profile_runs_its_notebooks(clone, finished, monkeypatch):
     shutil.rmtree(clone / "results")
     ran = []
-    monkeypatch.setattr(module, "run_notebooks", lambda _, folder: ran.append(shutil.copytree(finished, folder)))
+    monkeypatch.setattr(module, "run_notebooks", lambda *given: ran.append(shutil.copytree(finished, given[-1])))
     monkeypatch.setattr(module, "measured_spread", lambda *_: {"psnr": 1e-4})
     assert reproduce("quick", sample=1) == []
     assert reproduce("quick", sample=1) == []  # a complete run is not run again
@@ -142,21 +142,21 @@ def test_notebooks_run_with_the_runs_parameters_and_sources_stay(small_profile, 
     notebook = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     )
-    given = nbformat.v4.new_code_cell('run_folder = ""', metadata={"tags": ["parameters"]})
-    write = 'from pathlib import Path\n\nPath(run_folder, "made").write_text("here")'
+    given = nbformat.v4.new_code_cell('run_folder = ""\nprofile = ""', metadata={"tags": ["parameters"]})
+    write = 'from pathlib import Path\n\nPath(run_folder, "made").write_text(profile)'
     notebook.cells = [given, nbformat.v4.new_code_cell(write)]
     Path("notebooks").mkdir()
     nbformat.write(notebook, "notebooks/one.ipynb")
     before = Path("notebooks/one.ipynb").read_bytes()
-    run_notebooks(profile, tmp_path / "run")
-    assert (tmp_path / "run" / "made").read_text() == "here"
+    run_notebooks(profile, "tiny.yaml", tmp_path / "run")
+    assert (tmp_path / "run" / "made").read_text() == "tiny.yaml"
     assert Path("notebooks/one.ipynb").read_bytes() == before
     done = tmp_path / "run" / "notebooks" / "one.ipynb"
     assert check_notebook("one", done).verdict == PASSED
     notebook.cells[1].source = "raise ValueError('broken')"
     nbformat.write(notebook, "notebooks/one.ipynb")
     with pytest.raises(KitError, match=r"one\.ipynb failed with ValueError: broken"):
-        run_notebooks(profile, tmp_path / "run")
+        run_notebooks(profile, "tiny.yaml", tmp_path / "run")
     assert check_notebook("one", done).verdict == "DIFFERS"
 
 
