@@ -50,7 +50,7 @@ interventions: setup  ## score the shipped models with parts of their context ch
 	$(RUN) -m glowlib interventions
 
 stress: setup  ## damaged files, kills and races, with a table of what survived; half an hour on two cores
-	$(RUN) tests/stress.py
+	$(RUN) tests/stress
 
 bench: setup  ## time the networks and measure their memory; more than half an hour on two cores, run nothing else
 	$(RUN) -m glowlib bench
