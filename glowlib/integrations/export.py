@@ -3,15 +3,17 @@
     python -m glowlib export --weights sglownet-small --out exported
 
 writes sglownet-small-160.onnx (ONNX, https://onnx.ai) and sglownet-small-160.pt2 (torch.export) for tiles of 160×160
-pixels, any number at once. Inputs: `image`, (batch, 3, tile, tile), clean values in [0, 1]; and for a model with noise
-normalisation `sigma`, (batch,), 0 to 255 scale, because the estimate is made on whole images. Output: `restored`, of
-the shape of `image`, not clipped. glowlib/integrations/backends.py runs them on images of any size.
+pixels, any number at once. With --reduced it writes the kit's optimised form, sglownet-small-160-reduced.onnx, which
+has fewer operations and is harder to read. Inputs: `image`, (batch, 3, tile, tile), clean values in [0, 1]; and for a
+model with noise normalisation `sigma`, (batch,), 0 to 255 scale, because the estimate is made on whole images. Output:
+`restored`, of the shape of `image`, not clipped. glowlib/integrations/backends.py runs them on images of any size.
 
 It needs the packages onnx, onnxscript and onnxruntime: pip install glowlib[export]
 """
 
 import argparse
 import json
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from torch import nn
 from ..errors import KitError, exit_clearly
 from ..evaluation.tiling import automatic_tile
 from ..files import atomic_write
-from ..networks.fast import disabled as plain_form
+from ..networks import fast
 from ..networks.pretrained import load_pretrained
 from .backends import load_exported
 
@@ -46,12 +48,18 @@ def example_inputs(model: nn.Module, tile: int, batch: int = 2) -> tuple[torch.T
     return (image, torch.linspace(10, 50, batch)) if model.config.noise_normalisation else (image,)
 
 
-def export_program(model: nn.Module, tile: int) -> torch.export.ExportedProgram:
-    """The network's graph for tiles of one size, in its plain form.
+def form(reduced: bool) -> AbstractContextManager:
+    """A context in which graphs show the optimised form, or the plain one."""
+    return fast.traced() if reduced else fast.disabled()
+
+
+def export_program(model: nn.Module, tile: int, reduced: bool = False) -> torch.export.ExportedProgram:
+    """The network's graph for tiles of one size.
 
     Args:
         model: a network of this kit, on the CPU, float32.
         tile: side in pixels, a multiple of 8 times the patch size.
+        reduced: the optimised form of networks/fast/ in place of the plain one.
     Returns:
         A program of (image,) or (image, sigma), see above; the batch is dynamic.
     Raises:
@@ -63,11 +71,16 @@ def export_program(model: nn.Module, tile: int) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch")
     inputs = example_inputs(model, tile)
     dynamic = {"image": {0: batch}, "sigma": {0: batch}} if len(inputs) == 2 else {"image": {0: batch}}
-    with torch.no_grad(), plain_form():
-        return torch.export.export(OfTiles(model).eval(), inputs, dynamic_shapes=dynamic)
+    network = OfTiles(model).eval()
+    with torch.no_grad(), form(reduced):
+        if reduced:
+            network(*inputs)  # what it caches by size is there before the graph is traced
+        return torch.export.export(network, inputs, dynamic_shapes=dynamic)
 
 
-def export(model: nn.Module, name: str, folder: Path, tile: int | None = None) -> tuple[Path, Path]:
+def export(
+    model: nn.Module, name: str, folder: Path, tile: int | None = None, reduced: bool = False
+) -> tuple[Path, Path]:
     """Write <name>-<tile>.onnx and <name>-<tile>.pt2, and compare the first with the network in ONNX Runtime.
 
     Args:
@@ -75,6 +88,7 @@ def export(model: nn.Module, name: str, folder: Path, tile: int | None = None) -
         name: what the files are called.
         folder: where they go; it is made.
         tile: side of the tiles in pixels; None for the side that `denoise` takes.
+        reduced: see `export_program`; the names of the files end in -reduced.
     Returns:
         The paths of the two files.
     Raises:
@@ -87,9 +101,9 @@ def export(model: nn.Module, name: str, folder: Path, tile: int | None = None) -
     except ImportError as error:
         raise KitError(f"exporting needs the package {error.name}: pip install glowlib[export]") from error
     tile = automatic_tile(model.config) if tile is None else tile
-    program = export_program(model, tile)
+    program = export_program(model, tile, reduced)
     description = json.dumps({"network": model.name, "options": asdict(model.config), "tile": tile})
-    with plain_form():
+    with form(reduced):
         onnx = torch.onnx.export(
             program,
             input_names=["image", "sigma"][: len(example_inputs(model, tile))],
@@ -103,7 +117,8 @@ def export(model: nn.Module, name: str, folder: Path, tile: int | None = None) -
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise KitError(f"cannot write in {folder}: {error.strerror}") from error
-    paths = folder / f"{name}-{tile}.onnx", folder / f"{name}-{tile}.pt2"
+    name = f"{name}-{tile}-reduced" if reduced else f"{name}-{tile}"
+    paths = folder / f"{name}.onnx", folder / f"{name}.pt2"
     with atomic_write(paths[0]) as temporary:
         onnx.save(temporary)
     with atomic_write(paths[1]) as temporary, temporary.open("wb") as file:
@@ -119,7 +134,7 @@ def export(model: nn.Module, name: str, folder: Path, tile: int | None = None) -
 def largest_difference(model: nn.Module, path: Path, tile: int) -> float:
     """Between an exported file in ONNX Runtime and the network in its plain form, over three random tiles at once."""
     inputs = example_inputs(model, tile, batch=3)
-    with torch.no_grad(), plain_form():
+    with torch.no_grad(), fast.disabled():
         return (load_exported(path)(*inputs) - OfTiles(model)(*inputs)).abs().max().item()
 
 
@@ -128,7 +143,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m glowlib export", description=__doc__.split(":")[0] + ".")
     parser.add_argument("--weights", default="sglownet-small", help="a shipped model or a weights file")
     parser.add_argument("--tile", type=int, help="side of the tiles in pixels, by default that of denoise")
+    parser.add_argument("--reduced", action="store_true", help="the kit's optimised form: faster, harder to read")
     parser.add_argument("--out", type=Path, default=Path("exported"), help="folder for the files")
     args = parser.parse_args(argv)
-    for path in export(load_pretrained(args.weights), Path(args.weights).stem, args.out, args.tile):
+    for path in export(load_pretrained(args.weights), Path(args.weights).stem, args.out, args.tile, args.reduced):
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

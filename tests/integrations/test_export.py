@@ -37,16 +37,17 @@ def restored(model, inputs):
         return OfTiles(model)(*inputs)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=[(case, reduced) for case in CASES for reduced in (False, True)], ids=str)
 def exported(request, build, tmp_path_factory):
     """(network, path of its .onnx, path of its .pt2), exported after use."""
     pytest.importorskip("onnxscript", reason="needs the extra export: make test EXTRAS=1")
     pytest.importorskip("onnxruntime", reason="needs the extra export: make test EXTRAS=1")
-    model = build(request.param, **CASES[request.param])
+    case, reduced = request.param
+    model = build(case, **CASES[case])
     inputs = example_inputs(model, TILE)
     with torch.inference_mode():
         before = OfTiles(model)(*inputs)
-    paths = export(model, "nano", tmp_path_factory.mktemp("exported") / "new", TILE)
+    paths = export(model, "nano", tmp_path_factory.mktemp("exported") / "new", TILE, reduced)
     assert torch.equal(restored(model, inputs), before)  # and the network still works
     return model, *paths
 
@@ -126,11 +127,12 @@ def test_the_command_exports_a_shipped_model_from_a_fresh_process(onnxruntime, t
 # --- without the extras
 
 
+@pytest.mark.parametrize("reduced", [False, True])
 @pytest.mark.parametrize("network", CASES)
-def test_the_graph_is_the_networks(network, build):
+def test_the_graph_is_the_networks(network, reduced, build):
     """torch.export alone, which needs no extra: for any batch, with the level as an input."""
     model = build(network, **CASES[network])
-    program = export_program(model, 32).module()
+    program = export_program(model, 32, reduced).module()
     for number in (1, 3):
         inputs = example_inputs(model, 32, number)
         assert (program(*inputs) - restored(model, inputs)).abs().max() < 1e-4

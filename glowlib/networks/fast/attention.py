@@ -27,6 +27,8 @@ def attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None, scale: float | None = None
 ) -> torch.Tensor:
     """softmax(scale · q kᵀ + bias) v: q, k, v (batch, heads, tokens, d); scale is d^-0.5 if None."""
+    if torch.compiler.is_exporting():  # other runtimes have kernels of their own for these products
+        return materialised(q, k, v, bias, scale)
     d, tokens, training = q.shape[-1], q.shape[2], torch.is_grad_enabled()
     bias = None if bias is None else bias.to(q.dtype)
     on_cpu = q.device.type == "cpu"

@@ -30,7 +30,7 @@ def chain_coefficients(blocks, x, basis=None):
 
     x: feature map (batch, d, H, W); or (batch, n, H, W) if a basis (d, n) is given, for the feature map basis @ x.
     """
-    scale = x.new_ones(len(x), x.shape[1] if basis is None else len(basis), 1, 1)
+    scale = x.new_ones(x.shape[0], x.shape[1] if basis is None else len(basis), 1, 1)
     offset = torch.zeros_like(scale)
     for block in blocks:
         context = pool(block, x, scale, offset, basis)
@@ -53,7 +53,8 @@ def downsample_product(downsample, matrix, x):
 
     Without gradient the feature map is not materialised: the matrix is folded into the convolution kernel.
     """
-    if torch.is_grad_enabled():  # training takes many small images, each with a matrix of its own
+    # Training takes many small images, each with a matrix of its own; an exported graph, any number of images.
+    if torch.is_grad_enabled() or torch.compiler.is_exporting():
         return downsample((matrix @ x.flatten(2)).unflatten(2, x.shape[2:]))
     conv = downsample.conv_down
     kernels = torch.einsum("odij,bdn->bonij", conv.weight, matrix)

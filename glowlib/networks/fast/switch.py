@@ -7,14 +7,16 @@ from contextvars import ContextVar
 import torch
 
 _enabled = ContextVar("glowlib_fast", default=True)  # a context variable: each thread has its own value
+_traced = ContextVar("glowlib_fast_traced", default=False)
 
 
 def enabled() -> bool:
-    """Whether layers take their optimised forms; never while `torch.export`, ONNX or `torch.jit.trace` traces them.
+    """Whether layers take their optimised forms.
 
-    An exported graph is read, optimised and run by others, so it shows the plain form.
+    While `torch.export`, ONNX or `torch.jit.trace` traces them they do so only under `traced`: by itself an exported
+    graph, which others read and optimise, shows the plain form.
     """
-    return _enabled.get() and not (torch.compiler.is_exporting() or torch.jit.is_tracing())
+    return _enabled.get() and (_traced.get() or not (torch.compiler.is_exporting() or torch.jit.is_tracing()))
 
 
 @contextmanager
@@ -23,8 +25,25 @@ def disabled() -> Iterator[None]:
 
     The outputs are equal up to rounding. Only the current thread (or asyncio task) is affected.
     """
-    token = _enabled.set(False)
+    with switched(_enabled, False):
+        yield
+
+
+@contextmanager
+def traced() -> Iterator[None]:
+    """Context manager in which exported graphs show the optimised forms, too.
+
+    What is cached by size has to be there before: call the network once on an image of the size that is exported.
+    """
+    with switched(_traced, True):
+        yield
+
+
+@contextmanager
+def switched(variable: ContextVar, value: bool) -> Iterator[None]:
+    """The value of a context variable, for a while."""
+    token = variable.set(value)
     try:
         yield
     finally:
-        _enabled.reset(token)
+        variable.reset(token)

@@ -92,6 +92,11 @@ class Permute(torch.autograd.Function):
         return Permute.apply(gradient, inverse, index), None, None
 
 
+def permute(x, index, inverse):
+    """x[:, index], with a fast gradient."""
+    return Permute.apply(x, index, inverse) if torch.is_grad_enabled() else x.index_select(1, index)
+
+
 def attend(attn, qkv, bias):
     """qkv (3, batch, windows, tokens, dim) and a bias that broadcasts -> (batch, windows · tokens, dim)."""
     batch = qkv.shape[1]
@@ -110,7 +115,7 @@ def window_attention(attn, x, mask, padding):
     if mask is None:
         return attend(attn, qkv, bias)
     free = qkv.shape[2] - len(mask)
-    masked_bias = (bias + mask[:, None]).expand(len(x), -1, -1, -1, -1).flatten(0, 1)
+    masked_bias = (bias + mask[:, None]).expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1)
     attended = attend(attn, qkv[:, :, free:], masked_bias)
     if free:
         attended = torch.cat([attend(attn, qkv[:, :, :free], bias), attended], dim=1)
@@ -139,8 +144,8 @@ def swin_stage(blocks, x: torch.Tensor) -> torch.Tensor:
     for block in blocks:
         shift = block.attn.shift
         if shift != order:
-            x = Permute.apply(x, *permutation(height, width, window, order, shift, x.device))
+            x = permute(x, *permutation(height, width, window, order, shift, x.device))
             order = shift
         _, mask, padding = window_order(height, width, window, order, x.device)
         x = run(swin_block, block, x, mask, padding)
-    return Permute.apply(x, *permutation(height, width, window, order, None, x.device)).view(shape)
+    return permute(x, *permutation(height, width, window, order, None, x.device)).view(shape)
