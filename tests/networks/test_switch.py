@@ -10,7 +10,7 @@ from glowlib.networks import fast
 
 EFFECTIVE = [(network, change) for network, change in CASES if not IGNORED[network].issuperset(change)]
 IDS = [f"{network}-{change}" for network, change in EFFECTIVE]
-FORMS = [name for name in fast.__all__ if name not in ("enabled", "disabled")]
+FORMS = [name for name in fast.__all__ if name not in ("enabled", "disabled", "traced")]
 
 
 @pytest.mark.parametrize(("network", "change"), EFFECTIVE, ids=IDS)
@@ -162,3 +162,21 @@ def test_tracing_takes_the_plain_form(build, batch):
             plain = model(other)
         assert relative_error(traced(other), plain) < 1e-6
     assert "mkldnn" not in str(traced.inlined_graph)
+
+
+def test_a_graph_shows_the_optimised_form_on_request(build, batch):
+    model, tile = build("gcunet"), batch(32, 48)
+
+    def operations():
+        with torch.no_grad():
+            return len(torch.export.export(model, (tile,)).graph.nodes)
+
+    plain = operations()
+    with torch.no_grad():
+        model(tile)
+    with fast.traced():
+        reduced = operations()
+        with fast.disabled():
+            assert operations() == plain
+    assert reduced != plain
+    assert operations() == plain
