@@ -52,7 +52,8 @@ interventions: setup  ## score the shipped models with parts of their context ch
 stress: setup  ## damaged files, kills and races, with a table of what survived; half an hour on two cores
 	$(RUN) tests/stress
 
-bench: setup  ## time the networks and measure their memory; more than half an hour on two cores, run nothing else
+bench: extras  ## time the networks, beside other runtimes, too, and measure their memory; an hour on two cores, run nothing else
+	$(RUN) -m glowlib engines
 	$(RUN) -m glowlib bench
 
 export: extras  ## write a network's ONNX and torch.export files to exported/ [WEIGHTS=sglownet-small]

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("training.__main__", [], "train a model of a profile, as python -m glowlib.training"),
     "sweep": ("training.sweep", [], "train a profile's models in time slices"),
     "study": ("experiments.study", [], "train networks that differ in one thing, with several seeds, and compare them"),
+    "engines": ("integrations.engines", [], "seconds of the networks in the kit and in other runtimes"),
     "bench": ("experiments.speed", [], "seconds and memory of the networks on this machine"),
     "pairs": ("data.paper_pairs", [], "prepare training pairs as the paper did"),
     "cards": ("experiments.model_cards", [], "write the model cards, and the results in README and docs"),

@@ -208,6 +208,32 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
+def engine_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """Times and ratios of `python -m glowlib engines` as text, a row a network.
+
+    Args:
+        table: a row for each call: model, engine, form, round, seconds.
+    Returns:
+        Median seconds of each engine and form; and how many times as fast as the faster of the other runtimes on the
+        plain form, in the same round, the kit is, and the best of the runtimes on the optimised form: the median over
+        the rounds with the first and the third quartile.
+    """
+    rows = []
+    for model, calls in table.groupby("model", sort=False):
+        rounds = calls.pivot(index="round", columns=["engine", "form"], values="seconds")
+        others = [engine for engine in calls["engine"].unique() if engine != "kit"]
+        plain, optimised = (rounds[[(engine, form) for engine in others]] for form in ("plain", "optimised"))
+        rival = plain[plain.median().idxmin()]
+        row = {"model": model, "kit, s": f"{rounds['kit', 'optimised'].median():.3g}"}
+        row |= {f"{engine} {form}, s": f"{rounds[engine, form].median():.3g}" for engine, form in [*plain, *optimised]}
+        best = optimised.median().idxmin()
+        for name, mine in (("kit", rounds["kit", "optimised"]), ("best backend", optimised[best])):
+            low, middle, high = (rival / mine).quantile([0.25, 0.5, 0.75])
+            row[f"ratio of the {name}"] = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 @exit_clearly
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m glowlib bench", description=__doc__.splitlines()[0])

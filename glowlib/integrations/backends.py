@@ -4,7 +4,8 @@
     restored = glowlib.denoise(model, image)
 
 export.py writes the files. ONNX Runtime (https://onnxruntime.ai): pip install glowlib[export]; OpenVINO
-(https://docs.openvino.ai): pip install glowlib[openvino]. Both compute in float32 on the CPU.
+(https://docs.openvino.ai): pip install glowlib[openvino]. Both compute in float32 on the CPU, with as
+many threads as PyTorch.
 """
 
 import json
@@ -67,7 +68,9 @@ def open_onnxruntime(path: Path) -> tuple[Callable, dict[str, str]]:
     """(function of arrays, metadata) of an ONNX file in ONNX Runtime."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
     metadata = session.get_modelmeta().custom_metadata_map
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))[0], metadata
@@ -79,6 +82,7 @@ def open_openvino(path: Path) -> tuple[Callable, dict[str, str]]:
 
     model = openvino.Core().read_model(path)
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    hints |= {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.compile_model(model, "CPU", hints)
     metadata = {"glowlib": model.get_rt_info(["framework", "glowlib"]).astype(str)}
     return lambda arrays: compiled.create_infer_request().infer(arrays)[0].copy(), metadata

@@ -180,3 +180,20 @@ def test_bad_options_are_one_line(arguments, message, capsys):
         speed.main(arguments)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_ratios_to_other_runtimes():
+    """Against the faster of them on the plain form, round by round."""
+    times = {
+        ("kit", "optimised"): [1.0, 2.0, 4.0],
+        ("onnxruntime", "plain"): [3.0, 3.0, 3.0],
+        ("openvino", "plain"): [2.0, 2.0, 6.0],
+        ("onnxruntime", "optimised"): [1.0, 1.0, 1.0],
+        ("openvino", "optimised"): [0.5, 0.5, 2.0],
+    }
+    rows = [("net", *key, number, s) for key, took in times.items() for number, s in enumerate(took)]
+    table = speed.engine_ratios(pd.DataFrame(rows, columns=["model", "engine", "form", "round", "seconds"]))
+    assert list(table["kit, s"]) == ["2"]
+    assert list(table["openvino plain, s"]) == ["2"]
+    assert list(table["ratio of the kit"]) == ["1.50 (1.25 to 1.75)"]  # 2/1, 2/2, 6/4
+    assert list(table["ratio of the best backend"]) == ["4.00 (3.50 to 4.00)"]  # OpenVINO: 2/0.5, 2/0.5, 6/2
