@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 from commands import Workshop, try_kills, try_pairs, try_places
 from damage import KINDS, try_damaged_files
+from many import try_many
 from pictures import try_largest, try_seams, try_soak, try_ways
 
 
@@ -38,6 +39,7 @@ def trials(args):
         yield from try_places(shop, commands)
     yield try_largest()
     yield try_soak(args.soak)
+    yield try_many(args.folder)
     yield try_ways()
     yield try_seams()
 
@@ -47,6 +49,7 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=3000, help="damaged files of each kind")
     parser.add_argument("--kills", type=int, default=20, help="kills of each command; a quarter as many pairs of each")
     parser.add_argument("--soak", type=int, default=200, help="pictures that one process restores")
+    parser.add_argument("--folder", type=int, default=1000, help="images of a folder, restored by one command")
     rows = []
     for row in trials(parser.parse_args()):
         rows.append(row)
