@@ -6,7 +6,7 @@ from torch import nn
 
 
 def fusable(x: torch.Tensor, weight: torch.Tensor) -> bool:
-    """Whether oneDNN's fused kernels apply: they have no backward pass, and need AVX2."""
+    """Whether oneDNN's fused kernels apply: they have no backward pass, and need AVX2, in bfloat16 AVX-512."""
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype
@@ -16,6 +16,7 @@ def fusable(x: torch.Tensor, weight: torch.Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+        and (x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
 
 
