@@ -13,8 +13,8 @@ def choose_device(device=None):
         try:
             torch.ones(1, device=device).item()  # a meta tensor has no values
         except Exception as error:  # an absent backend raises errors of any kind, ModuleNotFoundError among them
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise KitError(f"cannot use device {str(device)!r}: {reason}") from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+            raise KitError(f"cannot use device {str(device)!r}, try cpu: {reason}") from error
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ..errors import KitError
 
 FUSIONS = ("cross", "gated", "posenc", "gated_posenc", "rope")  # built in cross_attention.py
+SWITCHES = ("denoising_head", "global_residual", "noise_normalisation", "context_blocks")
 
 
 @dataclass(frozen=True)
@@ -36,29 +37,52 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("depths", "num_heads", "context_fusion"):  # lists come from YAML and JSON
             value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        heads_fit = len(self.num_heads) == 4 and all(
-            type(h) is int and h > 0 and self.embed_dim * 2**i % h == 0 for i, h in enumerate(self.num_heads)
-        )
-        checks = {
-            "patch_size is 2 or 4": self.patch_size in (2, 4),
-            "embed_dim is an even number of at least 2": self.embed_dim >= 2 and self.embed_dim % 2 == 0,
-            "depths are four numbers of at least 1": len(self.depths) == 4
-            and all(type(d) is int and d > 0 for d in self.depths),
-            "num_heads are four numbers that divide the stages' channels": heads_fit,
-            "window_size is at least 1": self.window_size >= 1,
-            "drop_path_rate is in [0, 1)": 0 <= self.drop_path_rate < 1,
-            "context_ratio is in (0, 1]": 0 < self.context_ratio <= 1,
-            'context_pooling is "att" or "avg"': self.context_pooling in ("att", "avg"),
-            'context_fusion holds "mul", "add" or both': 0 < len(self.context_fusion) == len(set(self.context_fusion))
-            and set(self.context_fusion) <= {"mul", "add"},
-            f"fusion is one of {', '.join(FUSIONS)}": self.fusion in FUSIONS,
-            "qk_scale is None or a finite number": self.qk_scale is None or math.isfinite(self.qk_scale),
-            "attention_reach is None or a whole number of at least 1": self.attention_reach is None
-            or (type(self.attention_reach) is int and self.attention_reach >= 1),
-            f"training_size is a multiple of {8 * self.patch_size}": self.training_size >= 8 * self.patch_size
-            and self.training_size % (8 * self.patch_size) == 0,
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list | tuple) else (value,))
+        even = whole(self.embed_dim, 2) and self.embed_dim % 2 == 0
+        heads_fit = even and all(whole(h, 1) and self.embed_dim * 2**i % h == 0 for i, h in enumerate(self.num_heads))
+        side = 8 * self.patch_size if self.patch_size in (2, 4) else 32
+        fusions = set(self.context_fusion)
+        rules = {
+            "patch_size": ("2 or 4", whole(self.patch_size, 2) and self.patch_size in (2, 4)),
+            "embed_dim": ("an even whole number of at least 2", even),
+            "depths": (
+                "four whole numbers of at least 1",
+                all(whole(d, 1) for d in self.depths) and len(self.depths) == 4,
+            ),
+            "num_heads": (
+                "four whole numbers that divide the stages' channels",
+                heads_fit and len(self.num_heads) == 4,
+            ),
+            "window_size": ("a whole number of at least 1", whole(self.window_size, 1)),
+            "qk_scale": ("None or a finite number", self.qk_scale is None or number(self.qk_scale)),
+            "drop_path_rate": ("in [0, 1)", number(self.drop_path_rate) and 0 <= self.drop_path_rate < 1),
+            "context_ratio": ("in (0, 1]", number(self.context_ratio) and 0 < self.context_ratio <= 1),
+            "context_pooling": ('"att" or "avg"', self.context_pooling in ("att", "avg")),
+            "context_fusion": (
+                '"mul", "add" or both',
+                0 < len(self.context_fusion) == len(fusions) and fusions <= {"mul", "add"},
+            ),
+            "fusion": (f"one of {', '.join(FUSIONS)}", self.fusion in FUSIONS),
+            **{name: ("True or False", isinstance(getattr(self, name), bool)) for name in SWITCHES},
+            "attention_reach": (
+                "None or a whole number of at least 1",
+                self.attention_reach is None or whole(self.attention_reach, 1),
+            ),
+            "training_size": (
+                f"a multiple of {side}",
+                whole(self.training_size, side) and self.training_size % side == 0,
+            ),
         }
-        for rule, holds in checks.items():
+        for name, (rule, holds) in rules.items():
             if not holds:
-                raise KitError(f"{rule}, but the options are {self}")
+                raise KitError(f"{name} must be {rule}, not {getattr(self, name)!r}")
+
+
+def whole(value: object, least: int) -> bool:
+    """Whether a value is a whole number, and not below `least`."""
+    return type(value) is int and value >= least
+
+
+def number(value: object) -> bool:
+    """Whether a value is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)

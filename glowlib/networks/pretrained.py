@@ -70,7 +70,9 @@ def read_weights(path: Path) -> tuple[Any, Any]:
 def described_network(tensors: dict, description: Any, hints: dict[str, Any]) -> nn.Module:
     """The network that a description of this kit names, with these weights."""
     try:
-        name, options = description["network"], description["options"]
+        if not isinstance(description, dict) or not isinstance(description.get("options"), dict):
+            raise KitError('"network" or "options" is missing')
+        name, options = description.get("network"), description["options"]
         for option, hint in hints.items():
             require_known("hint", option, OPTIONS)
             if options.get(option, hint) != hint:

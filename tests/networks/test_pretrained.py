@@ -179,7 +179,7 @@ UNFIT = {
     ),
     "scale.safetensors": (
         lambda path: save_file(WEIGHTS, path, described(network="sunet", options={"qk_scale": float("nan")})),
-        "qk_scale is None or a finite number",
+        "qk_scale must be None or a finite number",
     ),
     "word.safetensors": (
         lambda path: save_file(WEIGHTS, path, described(network="sunet", options={"qk_scale": "8"})),
