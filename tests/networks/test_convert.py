@@ -163,14 +163,14 @@ CONTEXT = [
     {"context_ratio": 0.7, "embed_dim": 20, "context_fusion": ("mul", "add"), "context_pooling": "att"},
     {"context_ratio": 0.01, "context_pooling": "att"},
 ]
-ASKING = [{"fusion": fusion, "global_residual": fusion == "rope"} for fusion in ("gated", "posenc", "rope")]
-ASKING += [{"fusion": "gated_posenc", "denoising_head": True, "context_fusion": ("add",)}]
+CROSS_ATTENTION = [{"fusion": fusion, "global_residual": fusion == "rope"} for fusion in ("gated", "posenc", "rope")]
+CROSS_ATTENTION += [{"fusion": "gated_posenc", "denoising_head": True, "context_fusion": ("add",)}]
 COMBINATIONS = [("sunet", change) for change in SWIN]
 COMBINATIONS += [("gcunet", change) for change in CONTEXT]
 COMBINATIONS += [("gcunet", {"patch_size": p, "depths": (3, 1, 2, 1)}) for p in (2, 4)]
 HEAD = {"denoising_head": True, "num_heads": (1, 1, 1, 4)}
 COMBINATIONS += [("gcunet", HEAD | {"depths": (1, 1, 1, last)}) for last in (1, 2)]
-COMBINATIONS += [(n, change) for n in ("glownet", "sglownet") for change in SWIN + CONTEXT + ASKING]
+COMBINATIONS += [(n, change) for n in ("glownet", "sglownet") for change in SWIN + CONTEXT + CROSS_ATTENTION]
 
 
 def combination_id(value):
