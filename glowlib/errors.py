@@ -1,4 +1,4 @@
-"""The one error that speaks to users."""
+"""The one error that speaks to users, and how a command ends with it."""
 
 import functools
 import operator
@@ -20,15 +20,32 @@ def whole_number(value, least: int, message: str) -> int:
     return number
 
 
+def printable(text) -> str:
+    """A file name or message on one line: control characters and bytes that are no text become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def exit_clearly(main):
-    """Decorate a command's main function: a KitError ends it with one line and exit status 2."""
+    """Decorate a command's main function: a KitError ends it with one line and exit status 2.
+
+    So does what a path leads the operating system to: a name that is too long, a folder without rights, a full disk.
+    """
 
     @functools.wraps(main)
     def command(*args, **kwargs):
         try:
             return main(*args, **kwargs)
         except KitError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            reason = str(error)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+        except ValueError as error:
+            if "embedded null" not in str(error):
+                raise
+            reason = "a path holds a null character"
+        print(f"error: {printable(reason)}", file=sys.stderr)
+        sys.exit(2)
 
     return command

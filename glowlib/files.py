@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from .errors import KitError
+from .errors import KitError, printable
 
 try:
     import fcntl
@@ -26,14 +26,19 @@ def kit_folder() -> Path:
     return CLONE if (CLONE / "pyproject.toml").exists() else Path()
 
 
+def user_path(text: str | Path) -> Path:
+    """The path that a user gave, with ~ and ~name expanded; the type of every command's option that is a path."""
+    return Path(os.path.expanduser(text))
+
+
 def data_folder() -> Path:
     """The folder that holds the datasets: the value of GLOWLIB_DATA, else data/ in the kit's folder."""
-    return Path(os.environ.get(DATA_VARIABLE) or kit_folder() / "data")
+    return user_path(os.environ.get(DATA_VARIABLE) or kit_folder() / "data")
 
 
 def notebooks_run_folder(run_folder: str = "") -> Path:
     """The folder for what a notebook makes: `run_folder` where it is given, else results/runs/notebooks of the kit."""
-    return Path(run_folder).expanduser() if run_folder else kit_folder() / "results" / "runs" / "notebooks"
+    return user_path(run_folder) if run_folder else kit_folder() / "results" / "runs" / "notebooks"
 
 
 def shipped_folder() -> Path:
@@ -48,11 +53,6 @@ def sha256(content: bytes | Path) -> str:
         with content.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(content).hexdigest()
-
-
-def printable(text) -> str:
-    """A file name or message on one line: control characters and bytes that are no text become escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def temporary_prefix(name: str) -> str:

@@ -6,12 +6,22 @@ import subprocess
 import sys
 import threading
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from glowlib import files
 from glowlib.errors import KitError
-from glowlib.files import atomic_write, locked, printable, remove_leftovers, sha256, write_csv
+from glowlib.files import (
+    atomic_write,
+    data_folder,
+    locked,
+    printable,
+    remove_leftovers,
+    sha256,
+    user_path,
+    write_csv,
+)
 
 
 def test_a_file_is_replaced_whole_or_stays(tmp_path):
@@ -100,6 +110,14 @@ def test_a_second_process_is_refused_while_the_first_works(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(KitError, match="cannot write"), locked(tmp_path / "file" / "table.csv"):
         pass
+
+
+def test_a_path_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/a b") == tmp_path / "a b"
+    assert user_path("~nobody-here/x") == Path("~nobody-here/x")
+    monkeypatch.setenv("GLOWLIB_DATA", "~/data")
+    assert data_folder() == tmp_path / "data"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 import requests
 from tqdm.auto import tqdm
 
-from ..errors import KitError
-from ..files import DATA_VARIABLE, atomic_write, locked, printable, sha256
+from ..errors import KitError, printable
+from ..files import DATA_VARIABLE, atomic_write, locked, sha256
 
 RAW = "https://raw.githubusercontent.com"
 # For each set the addresses of an image, tried in turn; {stem} is its canonical name without suffix, {number} Kodak's.

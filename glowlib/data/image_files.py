@@ -17,8 +17,8 @@ import psutil
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import KitError
-from ..files import atomic_write, printable
+from ..errors import KitError, printable
+from ..files import atomic_write
 from .images import ORIENTATION, from_pil, orientation_of, resolution, turned, with_transparent_colour
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp")

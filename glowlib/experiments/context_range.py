@@ -15,6 +15,7 @@ from ..device import choose_device
 from ..errors import exit_clearly
 from ..evaluation.benchmark import run_benchmark, split_tile
 from ..evaluation.statistics import paired_differences
+from ..files import user_path
 from ..training.profiles import load_profile
 
 SIGMAS = (10, 50)
@@ -42,7 +43,7 @@ def differences(scores: pd.DataFrame) -> pd.DataFrame:
 @exit_clearly
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m glowlib context-range", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("results/runs/reach"), help="folder for the table")
+    parser.add_argument("--out", type=user_path, default=Path("results/runs/reach"), help="folder for the table")
     parser.add_argument("--device", help="cpu, cuda or mps (default: the fastest there is)")
     args = parser.parse_args(argv)
     profile = load_profile("small")

@@ -22,7 +22,7 @@ from ..data.noise import add_noise
 from ..device import choose_device
 from ..errors import KitError, exit_clearly
 from ..evaluation.statistics import paired_differences
-from ..files import write_csv
+from ..files import user_path, write_csv
 from ..networks import cross_attention, fast
 from ..networks.attention import attention
 from ..networks.cross_attention import CrossAttn, ResidualInsideAttn
@@ -197,7 +197,9 @@ def losses(scores: pd.DataFrame) -> pd.DataFrame:
 @exit_clearly
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m glowlib interventions", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("results/runs/interventions"), help="folder for the table")
+    parser.add_argument(
+        "--out", type=user_path, default=Path("results/runs/interventions"), help="folder for the table"
+    )
     parser.add_argument("--side", type=int, default=128, help="of the centre crops, pixels (default: 128)")
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     args = parser.parse_args(argv)

@@ -14,7 +14,7 @@ import pandas as pd
 from ..errors import KitError, exit_clearly
 from ..evaluation.benchmark import SCORES
 from ..evaluation.tables import read_table
-from ..files import shipped_folder
+from ..files import shipped_folder, user_path
 from ..networks.pretrained import list_models
 from ..training.config import TrainingConfig
 from ..training.run_folder import VALIDATION_SIGMAS
@@ -167,7 +167,7 @@ def write_documents(top: Path, tables: list[Path], repository: str | None = None
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m glowlib cards", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--tables", type=Path, default=Path("results/reference/standard/tables"), help="folder with summary.csv"
+        "--tables", type=user_path, default=Path("results/reference/standard/tables"), help="folder with summary.csv"
     )
     parser.add_argument(
         "--colab",

@@ -1,13 +1,13 @@
 """Score a profile's methods on its test sets: one tidy table, a row an image; and its summary."""
 
 import argparse
-from pathlib import Path
 
 from ..data.datasets import load_dataset
 from ..device import choose_device
 from ..errors import KitError, exit_clearly
 from ..evaluation.benchmark import run_benchmark
 from ..evaluation.tables import summarise
+from ..files import user_path
 from ..training.profiles import list_profiles, load_profile
 
 
@@ -18,7 +18,7 @@ def main(argv=None):
     parser.add_argument("--datasets", nargs="+", help="other test sets (default: the profile's)")
     parser.add_argument("--sigmas", nargs="+", type=float, help="other noise levels (default: the profile's)")
     parser.add_argument("--images", type=int, help="as many of each dataset, spread evenly (default: all)")
-    parser.add_argument("--output", type=Path, required=True, help="CSV file; rows already there are kept")
+    parser.add_argument("--output", type=user_path, required=True, help="CSV file; rows already there are kept")
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best there is)")
     args = parser.parse_args(argv)
     if args.images is not None and args.images < 1:

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from ..device import choose_device, has_bfloat16
 from ..errors import KitError, exit_clearly
+from ..files import user_path
 from ..networks import create_model, fast
 from ..training.config import TrainingConfig
 from ..training.profiles import load_profile
@@ -237,7 +238,7 @@ def engine_ratios(table: pd.DataFrame) -> pd.DataFrame:
 @exit_clearly
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m glowlib bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("results/runs/bench"), help="folder for the table")
+    parser.add_argument("--out", type=user_path, default=Path("results/runs/bench"), help="folder for the table")
     parser.add_argument("--rounds", type=int, default=3, help="number of times that every case is timed")
     parser.add_argument("--device", help="cpu or cuda (default: cuda if there is one)")
     args = parser.parse_args(argv)

@@ -18,7 +18,7 @@ from ..device import choose_device
 from ..errors import KitError, exit_clearly
 from ..evaluation.benchmark import run_benchmark
 from ..evaluation.statistics import answer, differences_over_seeds, holm, paired_differences, seed_paired_difference
-from ..files import write_csv
+from ..files import user_path, write_csv
 from ..networks import create_model
 from ..networks.base import parameter_count
 from ..training.profiles import Profile, list_profiles, load_profile, plan
@@ -182,8 +182,8 @@ def main(argv=None):
         allow_abbrev=False,
     )
     parser.add_argument("--profile", default="study", help=f"one of {', '.join(list_profiles())}, or a YAML file")
-    parser.add_argument("--out", type=Path, help="folder of runs and tables (default: results/runs/PROFILE)")
-    parser.add_argument("--results", type=Path, help="folder of tables; other trainings' rows stay (default: OUT)")
+    parser.add_argument("--out", type=user_path, help="folder of runs and tables (default: results/runs/PROFILE)")
+    parser.add_argument("--results", type=user_path, help="folder of tables; other trainings' rows stay (default: OUT)")
     parser.add_argument("--models", nargs="+", help="some of the profile's models (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, help="some of the profile's seeds (default: all)")
     parser.add_argument(

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..errors import KitError, exit_clearly
 from ..experiments.speed import SIDE, Case, build, engine_ratios, seconds
-from ..files import write_csv
+from ..files import user_path, write_csv
 from ..training.profiles import load_profile
 from .backends import BACKENDS, load_exported
 from .export import export
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", default="paper", choices=("paper", "small"), help="the published or shipped networks")
     parser.add_argument("--models", nargs="+", help="some of them (default: all)")
     parser.add_argument("--rounds", type=int, default=9, help="number of times that all are timed in turn")
-    parser.add_argument("--out", type=Path, default=Path("results/runs/bench"), help="folder for table and files")
+    parser.add_argument("--out", type=user_path, default=Path("results/runs/bench"), help="folder for table and files")
     args = parser.parse_args(argv)
     known = list(load_profile(args.size).models)
     if unknown := set(args.models or ()) - set(known):

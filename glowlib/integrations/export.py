@@ -22,7 +22,7 @@ from torch import nn
 
 from ..errors import KitError, exit_clearly
 from ..evaluation.tiling import automatic_tile
-from ..files import atomic_write
+from ..files import atomic_write, user_path
 from ..networks import fast
 from ..networks.pretrained import load_pretrained
 from .backends import load_exported
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights", default="sglownet-small", help="a shipped model or a weights file")
     parser.add_argument("--tile", type=int, help="side of the tiles in pixels, by default that of denoise")
     parser.add_argument("--reduced", action="store_true", help="the kit's optimised form: faster, harder to read")
-    parser.add_argument("--out", type=Path, default=Path("exported"), help="folder for the files")
+    parser.add_argument("--out", type=user_path, default=Path("exported"), help="folder for the files")
     args = parser.parse_args(argv)
     for path in export(load_pretrained(args.weights), Path(args.weights).stem, args.out, args.tile, args.reduced):
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..errors import KitError, exit_clearly
-from ..files import DATA_VARIABLE
+from ..files import DATA_VARIABLE, user_path
 from .profiles import list_profiles, load_profile, resolve_model
 from .run_folder import clear_write_errors, read_log
 
@@ -115,9 +115,11 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__.splitlines()[0].split(":")[0] + ".",
         epilog="Other options are passed to python -m glowlib.training, such as --steps or --compile.",
     )
-    parser.add_argument("--pictures", type=Path, help="folder of the training images (default: the profile's set)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs; those it holds are continued")
-    parser.add_argument("--results", type=Path, help="folder for weights and logs, a file each (default: OUT/results)")
+    parser.add_argument("--pictures", type=user_path, help="folder of the training images (default: the profile's set)")
+    parser.add_argument("--out", type=user_path, required=True, help="folder of the runs; those it holds are continued")
+    parser.add_argument(
+        "--results", type=user_path, help="folder for weights and logs, a file each (default: OUT/results)"
+    )
     parser.add_argument("--profile", default="small", help=f"one of {', '.join(list_profiles())}, or a YAML file")
     parser.add_argument("--models", nargs="+", help="names of the profile's models (default: all)")
     parser.add_argument("--minutes", type=float, default=9.0, help="length of the time slice (default: 9)")
@@ -132,14 +134,14 @@ def main(argv: list[str] | None = None) -> None:
     names = list(dict.fromkeys(resolve_model(profile, name) for name in args.models or profile.models))
     variables = {}
     if args.pictures is not None:
-        pictures = args.pictures.expanduser().resolve()
+        pictures = args.pictures.resolve()
         if not pictures.is_dir():
             raise KitError(f"there is no folder {pictures}: give --pictures the folder of the training images")
         variables = {DATA_VARIABLE: str(pictures.parent)}
         more = [*more, "--data", pictures.name]
-    out = args.out.expanduser()
+    out = args.out
     jobs = {out / n: ["--profile", args.profile, "--model", n, "--out", str(out / n), *more] for n in names}
     failed = run_piece(jobs, args.minutes, args.at_once, variables)
-    failed += collect(list(jobs), args.results.expanduser() if args.results else out / "results")
+    failed += collect(list(jobs), args.results or out / "results")
     if failed:
         raise KitError("; ".join(failed))
