@@ -48,12 +48,23 @@ def gains_by_bfloat16():
 
 def rank():
     """This process's number, from 0; process 0 does the writing."""
-    return int(os.environ.get("RANK", 0))
+    number = from_environment("RANK", 0) if world() > 1 else 0
+    if number >= world():
+        raise KitError(f"the environment variable RANK is {number}, but WORLD_SIZE is {world()}: unset both")
+    return number
 
 
 def world():
-    """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    """How many processes there are, as torchrun tells it."""
+    return from_environment("WORLD_SIZE", 1)
+
+
+def from_environment(name, least):
+    """A whole number that torchrun sets; `least` where it is not set."""
+    text = os.environ.get(name, str(least))
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise KitError(f"the environment variable {name} is a whole number from {least} up, not {text!r}: unset it")
+    return int(text)
 
 
 def own_device(device=None):

@@ -24,7 +24,11 @@ def process_group(device: torch.device) -> Iterator[None]:
         return
     if device.type not in ("cpu", "cuda"):
         raise KitError(f"several processes train on CPUs or CUDA GPUs, not on {device}: start one")
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise KitError(f"start several processes by torchrun, or unset WORLD_SIZE ({reason})") from error
     try:
         yield
     finally:
