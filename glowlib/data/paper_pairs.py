@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..errors import KitError, exit_clearly
-from ..files import data_folder, sha256, write_csv
+from ..files import data_folder, sha256, user_path, write_csv
 from .crops import PictureStore
 from .datasets import iterate_dataset
 from .image_files import read_picture, write_png
@@ -50,18 +50,24 @@ def prepare(dataset, folder, *, crops=20, side=255, sigma=None, seed=0):
 
     dataset: a name for `glowlib.data.datasets.load_dataset`. crops: of each picture. Call again after an interruption:
     files that are there are not written again. The manifest comes last, so a folder with one is complete.
-    Raises KitError for a folder that was begun with another dataset, side, σ or seed.
+    Raises KitError for a folder that was begun with another dataset, side, σ or seed, for numbers out of range, and for
+    two images whose names differ in the suffix only.
     """
+    for name, value, least in (("crops", crops, 1), ("side", side, 8), ("sigma", sigma, 0), ("seed", seed, 0)):
+        if value is not None and value < least:
+            raise KitError(f"--{name} is a number from {least} up, not {value}")
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"dataset": dataset, "side": side, "sigma": sigma, "seed": seed}
     begun = folder / "settings.json"
-    if begun.exists() and json.loads(begun.read_text()) != settings:
-        raise KitError(f"{folder} was begun with other settings ({begun.read_text().strip()}): give another --out")
+    if begun.exists() and (found := begun.read_text(errors="replace").strip()) != json.dumps(settings):
+        raise KitError(f"{folder} was begun with other settings ({found}): give another --out")
     begun.write_text(json.dumps(settings) + "\n")
     for part in ("clean", "noisy"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, names = [], {}
     for name, picture in tqdm(iterate_dataset(dataset), unit="picture"):
+        if (other := names.setdefault(Path(name).stem, name)) != name:
+            raise KitError(f"the pairs of {other} and {name} would have the same names: rename one of the two")
         for number in range(crops):
             file = f"{Path(name).stem}_{number:02d}.png"
             clean, noisy, top, left, level = pair(picture, name, number, side=side, sigma=sigma, seed=seed)
@@ -149,7 +155,7 @@ class PreparedPairs(Dataset):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m glowlib pairs", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="DIV2K", help="a set that glowlib.data.datasets knows")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pairs")
+    parser.add_argument("--out", type=user_path, required=True, help="folder for the pairs")
     parser.add_argument("--crops", type=int, default=20, help="crops of each picture")
     parser.add_argument("--side", type=int, default=255, help="pixels")
     parser.add_argument("--sigma", type=int, help="one noise level; left out, each crop has its own, 5 to 50")

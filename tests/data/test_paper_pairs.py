@@ -6,6 +6,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage import data
 
 from glowlib import KitError
@@ -67,6 +68,30 @@ def test_pairs_of_two_settings_are_not_mixed(tmp_path):
     with pytest.raises(KitError, match="begun with other settings"):
         prepare("bundled", tmp_path, crops=1, side=32, sigma=10)
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+
+
+@pytest.mark.parametrize("given", [("sigma", -5), ("crops", 0), ("crops", -1), ("side", 0), ("side", -3), ("seed", -1)])
+def test_numbers_out_of_range_are_refused_before_anything_is_written(given, tmp_path):
+    with pytest.raises(KitError, match=f"--{given[0]} is a number from .* up, not {given[1]}"):
+        prepare("bundled", tmp_path / "new", **dict([given]))
+    assert not (tmp_path / "new").exists()
+
+
+def test_images_of_one_stem_are_refused(tmp_path, monkeypatch):
+    """Their pairs would have the same names, and one image would be lost."""
+    monkeypatch.setenv("GLOWLIB_DATA", str(tmp_path / "data"))
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    for name, value in (("a.png", 0), ("a.jpg", 200)):
+        Image.fromarray(np.full((40, 40, 3), value, np.uint8)).save(tmp_path / "data" / "mine" / name)
+    with pytest.raises(KitError, match=r"the pairs of a.jpg and a.png would have the same names"):
+        prepare("mine", tmp_path / "pairs", crops=1, side=32)
+
+
+@pytest.mark.parametrize("damage", [b"{", b"\xff"])
+def test_damaged_settings_are_one_line(damage, tmp_path):
+    (tmp_path / "settings.json").write_bytes(damage)
+    with pytest.raises(KitError, match="begun with other settings"):
+        prepare("bundled", tmp_path, crops=1, side=32)
 
 
 def test_the_command_speaks_clearly(tmp_path, capsys):
