@@ -8,8 +8,8 @@ import numpy as np
 import skimage
 import skimage.data
 
-from ..errors import KitError
-from ..files import DATA_VARIABLE, data_folder, printable, sha256
+from ..errors import KitError, printable
+from ..files import DATA_VARIABLE, data_folder, sha256
 from .download import fetch
 from .image_files import SUFFIXES, read_picture, to_colour
 
@@ -71,11 +71,13 @@ def find_files(name: str) -> dict[str, Path]:
 
     An image of a known set that was put there under another name is recognised by its pixels.
     """
+    if not name.strip(". ") or Path(name).name != name:
+        raise KitError(f"a data set is named by its folder in {data_folder()}, and {name!r} is no name of a folder")
     paths = image_files(data_folder() / name)
     if name not in KNOWN:
         found = {}
         for path in paths:
-            other = found.setdefault(path.name, path)
+            other = found.setdefault(printable(path.name), path)
             if other is not path:
                 raise KitError(f"{printable(other)} and {printable(path)} have one name: rename one of them")
         return found
@@ -116,6 +118,8 @@ def load_dataset(name: str) -> list[tuple[str, np.ndarray]]:
 def iterate_dataset(name: str):
     """As `load_dataset`, one image after the other, for sets that are larger than the memory."""
     if name == "bundled":
+        if (data_folder() / name).is_dir():
+            raise KitError(f"{data_folder() / name} has the name of scikit-image's photographs: rename the folder")
         yield from ((f"{n}.png", bundled(n)) for n in sorted(BUNDLED))
         return
     found = find_files(name)

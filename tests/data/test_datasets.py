@@ -1,6 +1,7 @@
 """Sets are recognised by what they hold, refused when they are other copies, and fetched without surprises."""
 
 import hashlib
+import os
 import shutil
 import threading
 import zipfile
@@ -37,6 +38,27 @@ def put(folder, pictures=PICTURES):
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         write_png(folder / name, picture)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../data/mine", "a/b", "/etc"])
+def test_a_set_is_named_by_a_folder(name, tmp_path, monkeypatch):
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "data"))
+    put(tmp_path / "data" / "mine")
+    with pytest.raises(KitError, match="is no name of a folder"):
+        load_dataset(name)
+
+
+def test_a_folder_called_bundled_is_not_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    put(tmp_path / "bundled")
+    with pytest.raises(KitError, match="rename the folder"):
+        load_dataset("bundled")
+
+
+def test_file_names_that_are_no_text_are_escaped(tmp_path, monkeypatch):
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    put(tmp_path / "mine", {os.fsdecode(b"b\xff.png"): PICTURES["00.png"]})
+    assert [name for name, _ in load_dataset("mine")] == ["b\\udcff.png"]
 
 
 def visible(folder):
