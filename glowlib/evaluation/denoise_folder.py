@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from ..data.image_files import SUFFIXES, read_image, write_image
 from ..device import own_device, rank, world
-from ..errors import KitError, exit_clearly
-from ..files import printable, remove_leftovers, sha256
+from ..errors import KitError, exit_clearly, printable
+from ..files import remove_leftovers, sha256, user_path
 from ..networks import require_known
 from ..networks.pretrained import list_models, load_pretrained
 from .tiling import automatic_tile, denoise, out_of_memory
@@ -138,11 +138,8 @@ def parse(argv):
     prog = "python -m glowlib denoise" if Path(sys.argv[0]).name == "__main__.py" else None
     parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
 
-    def folder(text):
-        return Path(os.path.expanduser(text))
-
-    parser.add_argument("--input_dir", type=folder, required=True, help="folder of PNG, JPEG, TIFF or WebP images")
-    parser.add_argument("--result_dir", type=folder, required=True, help="folder for the restored images")
+    parser.add_argument("--input_dir", type=user_path, required=True, help="folder of PNG, JPEG, TIFF or WebP images")
+    parser.add_argument("--result_dir", type=user_path, required=True, help="folder for the restored images")
     parser.add_argument(
         "--weights",
         type=os.path.expanduser,
@@ -209,8 +206,9 @@ def model_digest(model) -> str:
 def restore_file(model, source: Path, target: Path, kind: str, options: dict, max_pixels: int | None, recipe: str):
     """Restore one file; returns lines to print about it, None where its result is there already."""
     note = f"glowlib {sha256(recipe.encode() + source.read_bytes())[:32]}"
-    with suppress(OSError):
+    with suppress(OSError, KitError):
         if note.encode() in target.read_bytes():
+            read_image(target, max_pixels)  # a damaged result is made again
             return None
     image = read_image(source, max_pixels)
     restored = denoise(model, image.pixels, **options)

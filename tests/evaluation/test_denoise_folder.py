@@ -690,6 +690,8 @@ def test_what_is_there_already_is_not_restored_again(command, folders, monkeypat
     assert count(batch_size=1) == 1  # how many tiles at once is no other result
     (folders[1] / "c.png").write_bytes(b"of somebody else")
     assert count() == 1
+    (folders[1] / "c.png").write_bytes((folders[1] / "c.png").read_bytes()[:-200])
+    assert count() == 1
     assert count(tile=32) == 3
     assert count(ensemble=8) == 3
     assert count(weights="gcunet-small") == 3
