@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ..errors import KitError
-from ..files import atomic_write, data_folder, sha256, shipped_folder
+from ..files import atomic_write, data_folder, sha256, shipped_folder, user_path
 from . import NETWORKS, OPTIONS, require_known
 from .convert import STATE_DICTS, build_with, from_original, unwrap
 
@@ -45,7 +45,7 @@ def read_weights(path: Path) -> tuple[Any, Any]:
         KitError: for a file that cannot be read, is damaged, holds code, or claims more values than it holds.
     """
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             with safe_open(path, "pt") as file:
                 description = (file.metadata() or {}).get("glowlib")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -123,7 +123,9 @@ def load_pretrained(name_or_path: str | Path, **hints: Any) -> nn.Module:
         KitError: for an unknown name, a missing or damaged file, a hint that is missing or wrong, and weights
             that do not fit or are not finite. Memory is taken only for weights that are in the file.
     """
-    path, name = Path(name_or_path), str(name_or_path)
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise KitError(f"expected the name of a model or the path of a weights file, not {name_or_path!r}")
+    path, name = user_path(name_or_path), str(name_or_path)
     shipped, config = list_models().shipped, None
     if name in shipped:
         path = shipped_folder() / name / "model.safetensors"
@@ -182,13 +184,15 @@ def download_pretrained(folder: str | Path | None = None) -> Path:
             with atomic_write(path) as temporary:
                 if gdown.download(id=DRIVE_ID, output=str(temporary), quiet=True) is None:
                     raise ConnectionError("gdown fetched nothing")
+                read_weights(temporary)  # a page that says why there is no file is no checkpoint
         except Exception as error:  # no network, a full quota, a moved file: each has its own class
             reason = type(error.__cause__ if isinstance(error, KitError) else error).__name__
             raise KitError(f"the download failed ({reason}); {by_hand}") from error
     digest = sha256(path)
     if not record.exists():
+        read_weights(path)
         record.write_text(f"{digest}  {path.name}\n")
-    elif record.read_text().split()[:1] != [digest]:
+    elif record.read_text(errors="replace").split()[:1] != [digest]:
         raise KitError(f"{path} has changed since {record.name} was written: remove both and fetch it again")
     print(f"{path.name}: SHA-256 {digest}")
     return path

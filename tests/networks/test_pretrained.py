@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import io
 import json
 import os
 import pickle
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from glowlib.errors import KitError
+from glowlib.files import shipped_folder
 from glowlib.networks import convert, create_model, pretrained
 from glowlib.networks.config import ModelConfig
 from glowlib.networks.convert import from_original
@@ -449,6 +451,13 @@ def test_the_hub_is_an_extra(monkeypatch):
 # --- download_pretrained: no network is used
 
 
+def weights_of_the_paper():
+    """What torch.save makes of a state dict."""
+    file = io.BytesIO()
+    torch.save({"state_dict": {"module.x": torch.zeros(3)}}, file)
+    return file.getvalue()
+
+
 def fake_gdown(content, calls):
     def download(id=None, output=None, quiet=False):
         calls.append(id)
@@ -459,7 +468,7 @@ def fake_gdown(content, calls):
 
 
 def test_download_is_recorded_and_checked(tmp_path, monkeypatch, capsys):
-    calls, content = [], b"weights of the paper"
+    calls, content = [], weights_of_the_paper()
     digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setattr(gdown, "download", fake_gdown(content, calls))
     path = download_pretrained(tmp_path / "new" / "folder")
@@ -480,7 +489,7 @@ def test_download_is_recorded_and_checked(tmp_path, monkeypatch, capsys):
 
 def test_download_goes_to_the_data_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOWLIB_DATA", str(tmp_path))
-    monkeypatch.setattr(gdown, "download", fake_gdown(b"weights", []))
+    monkeypatch.setattr(gdown, "download", fake_gdown(weights_of_the_paper(), []))
     assert download_pretrained() == tmp_path / "pretrained" / "sglownet-original.pth"
 
 
@@ -497,7 +506,12 @@ def leaves_half(id=None, output=None, quiet=False):
     Path(output).write_bytes(b"half")
 
 
-@pytest.mark.parametrize("download", [raises_halfway, returns_nothing, leaves_half])
+def gives_a_page(id=None, output=None, quiet=False):
+    Path(output).write_bytes(b"<html>The quota of this file is used up</html>")
+    return output
+
+
+@pytest.mark.parametrize("download", [raises_halfway, returns_nothing, leaves_half, gives_a_page])
 def test_a_failed_download_says_what_to_do_and_leaves_nothing(download, tmp_path, monkeypatch):
     monkeypatch.setattr(gdown, "download", download)
     with pytest.raises(KitError, match="the download failed") as caught:
@@ -511,9 +525,30 @@ def test_a_failed_download_says_what_to_do_and_leaves_nothing(download, tmp_path
 
 def test_a_file_fetched_by_hand_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(gdown, "download", raises_halfway)
-    (tmp_path / "sglownet-original.pth").write_bytes(b"by hand")
-    assert download_pretrained(tmp_path).read_bytes() == b"by hand"
-    assert (tmp_path / "sglownet-original.pth.sha256").read_text().startswith(hashlib.sha256(b"by hand").hexdigest())
+    path, record = tmp_path / "sglownet-original.pth", tmp_path / "sglownet-original.pth.sha256"
+    path.write_bytes(b"<html>")
+    with pytest.raises(KitError, match="no weights file"):
+        download_pretrained(tmp_path)
+    assert not record.exists()
+    content = weights_of_the_paper()
+    path.write_bytes(content)
+    assert download_pretrained(tmp_path).read_bytes() == content
+    assert record.read_text().startswith(hashlib.sha256(content).hexdigest())
+    record.write_bytes(b"\xff")
+    with pytest.raises(KitError, match="has changed"):
+        download_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", [3, None, ["sunet-small"]])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(KitError, match="expected the name of a model or the path of a weights file"):
+        load_pretrained(name)
+
+
+def test_the_suffix_may_have_capitals(tmp_path):
+    path = tmp_path / "MODEL.SAFETENSORS"
+    path.write_bytes((shipped_folder() / "gcunet-small" / "model.safetensors").read_bytes())
+    assert load_pretrained(path).name == "gcunet"
 
 
 @pytest.mark.parametrize("key", ["params", "model_state_dict"])
