@@ -49,7 +49,9 @@ class GradientAccumulation:
         self.state, self.forward, self.loss, self.micro_batch = state, forward, loss, micro_batch
         self.device = next(net.parameters()).device
         self.no_sync = net.no_sync if world() > 1 else nullcontext
-        self.warns = rank() == 0 and any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+        norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+        self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        self.warns = rank() == 0 and bool(norms)
 
     def __call__(self, noisy: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         """Add the gradient of a batch's mean loss to the parameters, with smaller micro-batches where memory is short.
@@ -67,12 +69,15 @@ class GradientAccumulation:
                     f"note: BatchNorm sees micro-batches of {self.micro_batch}, not the batch of {len(noisy)}, "
                     "so the result differs from training without gradient accumulation"
                 )
+            before = [buffer.clone() for buffer in self.statistics]
             try:
                 return self.accumulate(noisy, clean)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or self.micro_batch == 1 or world() > 1:
                     raise
             self.state.optimizer.zero_grad(set_to_none=True)
+            for buffer, value in zip(self.statistics, before, strict=True):
+                buffer.copy_(value)  # the failed pass does not count in BatchNorm's statistics
             torch.cuda.empty_cache()
             self.micro_batch = (min(self.micro_batch, len(noisy)) + 1) // 2
             tqdm.write(f"out of memory: continuing with micro-batches of {self.micro_batch}; the batch size stays")

@@ -33,7 +33,7 @@ class TrainState:
         self.optimizer = make_optimizer(net, config)
         self.precision = choose_precision(device, config.precision)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
-        self.step = 0
+        self.step, self.last_step = 0, config.steps
 
     def parts(self) -> dict[str, Any]:
         """What has a state_dict, by its key in a checkpoint."""
@@ -55,6 +55,8 @@ class TrainState:
             for key, part in self.parts().items():
                 part.load_state_dict(checkpoint[key])
             self.step = checkpoint["step"]
+            if type(self.step) is not int or not 0 <= self.step <= self.last_step:
+                raise TypeError(f"it is of step {self.step!r}, of {self.last_step}")
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
             raise KitError(f"the checkpoint does not fit this training ({reason}): give another --out") from error

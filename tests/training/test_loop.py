@@ -19,6 +19,7 @@ from glowlib import files as kit_files
 from glowlib.data.image_files import read_picture, write_png
 from glowlib.errors import KitError
 from glowlib.networks import create_model
+from glowlib.networks.gcunet import GCUNet
 from glowlib.networks.sunet import SUNet
 from glowlib.training import load_profile, loop, plan, run_folder, state, step, train
 from glowlib.training.__main__ import main
@@ -42,6 +43,22 @@ def log(folder):
 
 def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_failed_pass_does_not_count_in_batch_norm(quiet_profile, monkeypatch):
+    """The memory is full at the end of the first forward pass: the result is that of smaller micro-batches."""
+    wanted = run(quiet_profile, "gcunet", "whole", batch_size=4, micro_batch=2)
+    forward, failed = GCUNet.forward, []
+
+    def full_once(self, image):
+        result = forward(self, image)
+        if self.training and not failed:
+            failed.append(1)
+            raise torch.OutOfMemoryError
+        return result
+
+    monkeypatch.setattr(GCUNet, "forward", full_once)
+    alike(run(quiet_profile, "gcunet", "failed", batch_size=4), wanted)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -669,7 +686,7 @@ def test_a_damaged_log_is_one_line(damage, profile):
     assert run(profile, "gcunet", "run") == folder
 
 
-@pytest.mark.parametrize("damage", ["no description", "other shapes", "no state"])
+@pytest.mark.parametrize("damage", ["no description", "other shapes", "no state", "x", -5, 10**9])
 def test_a_checkpoint_of_another_kind_is_one_line(damage, profile):
     folder = run(profile, "gcunet", "run", minutes=0)
     checkpoint = torch.load(folder / "last.pt")
@@ -677,6 +694,8 @@ def test_a_checkpoint_of_another_kind_is_one_line(damage, profile):
         del checkpoint["description"]
     elif damage == "other shapes":
         checkpoint["model"] = {n: t[..., None] for n, t in checkpoint["model"].items()}
+    elif damage != "no state":
+        checkpoint["step"] = damage
     else:
         checkpoint = [1, 2]
     torch.save(checkpoint, folder / "last.pt")
