@@ -149,7 +149,8 @@ def has_type(kind: Any, value: Any) -> bool:
 
 
 def finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+    """Whether a value is no number, or one that is finite and not absurdly large."""
+    return not isinstance(value, int | float) or abs(value) < 1e18
 
 
 def type_words(kind: Any) -> str:

@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 
+from ..data.noise import PROTOCOLS
 from ..errors import KitError
-from ..networks import require_known
+from ..networks import NETWORKS, require_known
 from .config import TrainingConfig, typed
 
 FOLDER = Path(__file__).with_name("profiles")
@@ -39,8 +40,11 @@ def list_profiles() -> list[str]:
 
 def require_file_name(kind: str, name: Any, where: str) -> None:
     """Refuse a name that could not be the name of one folder: names from YAML become parts of paths."""
-    if not isinstance(name, str) or not name.isprintable() or not name.strip(". ") or {*name} & {*"/\\:"}:
-        raise KitError(f"{where}: {name!r} cannot name a {kind}: give it letters and digits, and no separators")
+    known = isinstance(name, str) and name.isprintable() and name.strip(". ") and not {*name} & {*"/\\:"}
+    if not known or len(name.encode()) > 100:
+        raise KitError(
+            f"{where}: {name!r} cannot name a {kind}: give it letters and digits, no separators, 100 bytes at most"
+        )
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
@@ -67,15 +71,39 @@ def load_profile(name_or_path: str | Path) -> Profile:
     values["training"] = typed(TrainingConfig, values.get("training", {}), f"{path.name}, training")
     profile = typed(Profile, values, path.name)
     require_file_name("profile", profile.name, path.name)
+    check_evaluation(profile, path.name)
     recipe = asdict(profile.training)  # fine_tuning and each model's training override parts of it
     typed(TrainingConfig, {**recipe, **profile.fine_tuning}, f"{path.name}, fine_tuning")
     for name, options in profile.models.items():
         require_file_name("model", name, path.name)
         if not isinstance(options, dict) or not isinstance(options.get("network"), str):
             raise KitError(f"{path.name}, model {name}: it needs a network and may have options of create_model")
+        require_known("network", options["network"], list(NETWORKS))
         where, given = f"{path.name}, model {name}, training", options.get("training", {})
         typed(TrainingConfig, {**recipe, **given} if isinstance(given, dict) else given, where)
     return profile
+
+
+def check_evaluation(profile: Profile, where: str) -> None:
+    """Refuse values that nothing could be scored with."""
+    rules = {
+        "sigmas": ("noise levels from 0 to 1000", all(0 <= sigma <= 1000 for sigma in profile.sigmas)),
+        "protocols": (f"some of {', '.join(PROTOCOLS)}", set(profile.protocols) <= set(PROTOCOLS)),
+        "seeds": ("whole numbers from 0 up", all(seed >= 0 for seed in profile.seeds)),
+        "tile": ("0, or a side of at least 16 pixels", profile.tile == 0 or profile.tile >= 16),
+        "centre_crops": (
+            "a side of at least 16 pixels for each data set",
+            all(type(side) is int and side >= 16 for side in profile.centre_crops.values()),
+        ),
+        "comparisons": (
+            "pairs of models of the profile",
+            all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in profile.comparisons)
+            and {name for pair in profile.comparisons for name in pair} <= set(profile.models),
+        ),
+    }
+    for name, (rule, holds) in rules.items():
+        if not holds:
+            raise KitError(f"{where}: {name} should be {rule}, not {getattr(profile, name)!r}")
 
 
 def resolve_model(profile: Profile, model: str) -> str:

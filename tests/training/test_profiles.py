@@ -94,6 +94,16 @@ def test_unknown_keys_are_refused_by_name(text, key, known, tmp_path):
         ("models: {m: {network: [sunet]}}", "it needs a network"),
         ("models: [m]", "models should be keys and values"),
         ("\x00", "cannot read the profile"),
+        (f"sigmas: [{'9' * 400}]", "sigmas should be a list, each a number"),
+        ("sigmas: [-5]", "sigmas should be noise levels from 0 to 1000"),
+        ("protocols: [foo]", "protocols should be some of float, 8bit"),
+        ("seeds: [-1]", "seeds should be whole numbers from 0 up"),
+        ("tile: -1", "tile should be 0, or a side"),
+        ("centre_crops: {bundled: -3}", "centre_crops should be a side"),
+        ("comparisons: [[a]]", "comparisons should be pairs of models"),
+        ("comparisons: [[a, b]]", "comparisons should be pairs of models"),
+        ("models: {a: {network: foo}}", "unknown network 'foo'"),
+        (f"models: {{{'a' * 300}: {{network: sunet}}}}", "cannot name a model"),
     ],
 )
 def test_what_does_not_fit_is_one_line(text, named, tmp_path):
