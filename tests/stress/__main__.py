@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=3000, help="damaged files of each kind")
     parser.add_argument("--kills", type=int, default=20, help="kills of each command; a quarter as many pairs of each")
     parser.add_argument("--soak", type=int, default=200, help="pictures that one process restores")
-    parser.add_argument("--folder", type=int, default=1000, help="images of a folder, restored by one command")
+    parser.add_argument("--folder", type=int, default=1000, help="images of a folder, some hundreds at least")
     rows = []
     for row in trials(parser.parse_args()):
         rows.append(row)

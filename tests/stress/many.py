@@ -1,5 +1,6 @@
 """A folder of many photographs: its memory, its progress bar, its interruption and its continuation."""
 
+import math
 import os
 import re
 import signal
@@ -19,7 +20,6 @@ from glowlib.data.image_files import write_image
 
 SIDE = 128
 WEIGHTS = "gcunet-small"
-WARM = 100  # images until the caches are full
 MOST_ADDED = 50e6  # bytes
 
 
@@ -74,7 +74,7 @@ def try_many(count: int) -> dict:
         whole = names == sorted(path.name for path in source.iterdir())
         there = f"{count} of {count} images restored" in second["output"] and f"{len(kept)} of them" in second["output"]
         bar = re.search(r"\[\d+:\d+<\d+:\d+, ", second["errors"])  # time used < time left
-    added = max(grown(run["memory"]) for run in (first, second))
+    added = max(grown(run["memory"], count // 10) for run in (first, second))
     right = first["status"] == 130 and second["status"] == 0 and len(kept) < count
     right = right and untouched and whole and there and bar is not None and added < MOST_ADDED
     if not right:
@@ -84,9 +84,7 @@ def try_many(count: int) -> dict:
     return row(f"a folder of {count} images, {WEIGHTS}", count, count if right else 0, note=note)
 
 
-def grown(memory: dict[int, int]) -> int:
-    """Bytes that were added after the first WARM results, at most."""
-    numbers = sorted(memory)
-    started = next(number for number in numbers if number >= numbers[0] + 1)
-    warm = [number for number in numbers if number >= started + WARM]
-    return max(memory[number] for number in warm) - memory[warm[0]] if warm else 0
+def grown(memory: dict[int, int], warm: int) -> float:
+    """Bytes that were added after the first `warm` results, which fill the caches; infinite where nobody looked."""
+    looks = [memory[number] for number in sorted(memory) if number >= min(memory) + warm]
+    return max(looks) - looks[0] if len(looks) > 1 else math.inf
