@@ -142,7 +142,6 @@ def parse(argv):
     parser.add_argument("--result_dir", type=user_path, required=True, help="folder for the restored images")
     parser.add_argument(
         "--weights",
-        type=os.path.expanduser,
         default="sglownet-small",
         help=f"a weights file, this kit's or the original's, or a shipped model ({', '.join(shipped)})",
     )

@@ -14,7 +14,7 @@ from nbclient.exceptions import DeadKernelError
 
 from ..errors import KitError, exit_clearly
 from ..evaluation.benchmark import SCORES
-from ..files import atomic_write, locked, sha256
+from ..files import atomic_write, locked, sha256, user_path
 from ..training.profiles import Profile, list_profiles, load_profile
 from .judge import OPTIONAL, PASSED, TABLES, check_notebook, counted, files_of, input_hashes, judge, numbers
 from .report import REPORT, processor, write_report
@@ -147,7 +147,7 @@ def reproduce(name: str, *, verify: bool = False, sample: int | None = None) -> 
     """
     profile = load_profile(name)
     if name != profile.name:
-        name = str(Path(name).expanduser().resolve())  # a notebook's kernel may work in another folder
+        name = str(user_path(name).resolve())  # a notebook's kernel may work in another folder
     if not profile.notebooks:
         raise KitError(f"profile {profile.name} has no notebooks to run: it is for training or scoring")
     folder, reference = folders(profile)

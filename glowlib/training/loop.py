@@ -30,7 +30,7 @@ from ..data.noise import add_noise
 from ..data.paper_pairs import PreparedPairs, pairs_folder, read_pairs
 from ..device import own_device, rank, world
 from ..errors import KitError
-from ..files import sha256
+from ..files import sha256, user_path
 from .checkpoints import load_checkpoint
 from .config import TrainingConfig
 from .distributed import process_group, total, wait
@@ -170,7 +170,7 @@ def train(
     profile = load_profile(profile)
     start = os.path.expanduser(start) if start else None
     name, network, options, config = plan(profile, model, start, **changes)
-    folder = Path(out or Path("results/runs") / profile.name / "training" / name).expanduser()
+    folder = user_path(out or Path("results/runs") / profile.name / "training" / name)
     device = own_device(device)
     check_limits(config, minutes, until, micro_batch)
 

@@ -8,6 +8,7 @@ import yaml
 
 from ..data.noise import PROTOCOLS
 from ..errors import KitError
+from ..files import user_path
 from ..networks import NETWORKS, require_known
 from .config import TrainingConfig, typed
 
@@ -56,7 +57,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
         KitError: for an unknown name, an unreadable file, an unknown key, a value that does not fit, or a name of a
             profile or model that holds path separators.
     """
-    path = Path(str(name_or_path)).expanduser()
+    path = user_path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         if str(name_or_path) not in list_profiles():
             raise KitError(f"unknown profile {str(name_or_path)!r}; known are: {', '.join(list_profiles())}")
@@ -87,7 +88,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
 def check_evaluation(profile: Profile, where: str) -> None:
     """Refuse values that nothing could be scored with."""
     rules = {
-        "sigmas": ("noise levels from 0 to 1000", all(0 <= sigma <= 1000 for sigma in profile.sigmas)),
+        "sigmas": ("noise levels from 0 up", all(sigma >= 0 for sigma in profile.sigmas)),
         "protocols": (f"some of {', '.join(PROTOCOLS)}", set(profile.protocols) <= set(PROTOCOLS)),
         "seeds": ("whole numbers from 0 up", all(seed >= 0 for seed in profile.seeds)),
         "tile": ("0, or a side of at least 16 pixels", profile.tile == 0 or profile.tile >= 16),

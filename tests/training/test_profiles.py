@@ -95,7 +95,7 @@ def test_unknown_keys_are_refused_by_name(text, key, known, tmp_path):
         ("models: [m]", "models should be keys and values"),
         ("\x00", "cannot read the profile"),
         (f"sigmas: [{'9' * 400}]", "sigmas should be a list, each a number"),
-        ("sigmas: [-5]", "sigmas should be noise levels from 0 to 1000"),
+        ("sigmas: [-5]", "sigmas should be noise levels from 0 up"),
         ("protocols: [foo]", "protocols should be some of float, 8bit"),
         ("seeds: [-1]", "seeds should be whole numbers from 0 up"),
         ("tile: -1", "tile should be 0, or a side"),
