@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from glowlib.errors import KitError, exit_clearly
+from glowlib.errors import KitError, exit_clearly, printable
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,11 @@ def test_a_bug_is_not_hidden(error):
 
     with pytest.raises(type(error)):
         command()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("a b.png", "a b.png"), ("写真 é", "写真 é"), ("a\nb\x1b[2J", "a\\nb\\x1b[2J"), (os.fsdecode(b"\xe9"), "\\udce9")],
+)
+def test_a_message_is_one_line(text, line):
+    assert printable(text) == line

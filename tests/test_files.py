@@ -16,7 +16,6 @@ from glowlib.files import (
     atomic_write,
     data_folder,
     locked,
-    printable,
     remove_leftovers,
     sha256,
     user_path,
@@ -118,11 +117,3 @@ def test_a_path_may_begin_with_a_tilde(tmp_path, monkeypatch):
     assert user_path("~nobody-here/x") == Path("~nobody-here/x")
     monkeypatch.setenv("GLOWLIB_DATA", "~/data")
     assert data_folder() == tmp_path / "data"
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [("a b.png", "a b.png"), ("写真 é", "写真 é"), ("a\nb\x1b[2J", "a\\nb\\x1b[2J"), (os.fsdecode(b"\xe9"), "\\udce9")],
-)
-def test_a_message_is_one_line(text, line):
-    assert printable(text) == line

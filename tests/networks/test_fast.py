@@ -10,7 +10,7 @@ from by_hand import close, randn
 from glowlib.networks.fast import windows
 from glowlib.networks.fast.attention import attention
 from glowlib.networks.fast.context import chain_coefficients, downsample_product
-from glowlib.networks.fast.linear import linear_add, linear_gelu, linear_prelu
+from glowlib.networks.fast.linear import fusable, linear_add, linear_gelu, linear_prelu
 from glowlib.networks.fast.windows import Permute, padded_window_order, permutation
 from glowlib.networks.global_context import ContextDownsample, GlobalContextChain
 from glowlib.networks.linear import Linear
@@ -136,3 +136,13 @@ def test_downsample_of_a_product(filled):
     close(downsample_product(down, matrix, x), expected)
     with torch.no_grad():
         close(downsample_product(down, matrix, x), expected.detach())
+
+
+@pytest.mark.parametrize(("supported", "fused"), [(False, {torch.float32}), (True, {torch.float32, torch.bfloat16})])
+def test_bfloat16_is_fused_only_where_onednn_supports_it(supported, fused, monkeypatch):
+    """oneDNN has no bfloat16 matrix product for processors without AVX-512."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    with torch.no_grad():
+        found = {kind for kind in (torch.float32, torch.bfloat16) if fusable(*(torch.ones(2, 2, dtype=kind),) * 2)}
+    assert found == fused
