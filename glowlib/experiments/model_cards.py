@@ -22,7 +22,7 @@ from .api import page as api_page
 from .cost import cost
 from .notebook import write_setup
 from .readme import colab_badge, draw_teaser, replace_block, result_table, with_badges
-from .speed import readable
+from .speed import engine_ratios, readable
 
 KINDS = {
     "sunet": "SUNet: Swin windows in a U-Net, no global context",
@@ -155,8 +155,12 @@ def write_documents(top: Path, tables: list[Path], repository: str | None = None
     api.write_text(api_page())
     text = replace_block(readme.read_text(), "results", result_table(tables))
     readme.write_text(text if repository is None else with_badges(text, repository))
-    measured = readable(read_table(top / "results" / "speed" / "speed_cpu.csv", [])).to_markdown(index=False)
-    speed.write_text(replace_block(speed.read_text(), "speed", measured))
+    measured = top / "results" / "speed"
+    engines = engine_ratios(read_table(measured / "engines_cpu.csv", []))
+    page = replace_block(speed.read_text(), "engines", engines.set_index("model").T.to_markdown())
+    speed.write_text(
+        replace_block(page, "speed", readable(read_table(measured / "speed_cpu.csv", [])).to_markdown(index=False))
+    )
     notebooks = [] if repository is None else sorted((top / "notebooks").glob("*.ipynb"))
     for path in notebooks:
         write_setup(path, repository and f"https://github.com/{repository}", colab_badge(repository, path.name))
