@@ -94,6 +94,16 @@ def test_no_picture_at_all_is_named(tmp_path):
             read_picture(tmp_path / name)
 
 
+def test_the_message_of_a_decoder_becomes_one_line(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setattr(image_files, "decode", fail)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    with pytest.raises(KitError, match=r"a\.png as an image: first\\nsecond$"):
+        read_picture(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("claimed", [(12_000, 12_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)], ids=str)
 def test_a_header_that_claims_an_absurd_size_is_refused(claimed, tmp_path, photograph, monkeypatch):
     path = tmp_path / "bomb.png"
