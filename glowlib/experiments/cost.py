@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -69,7 +70,8 @@ def peak_memory(name: str, height: int = 512, width: int = 768) -> int:
     if not sys.platform.startswith("linux"):
         raise KitError("peak memory is read from /proc, which only Linux has")
     command = [sys.executable, "-c", PROBE, str(name), str(height), str(width)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    found = {"PYTHONPATH": os.pathsep.join(sys.path)}  # as on Colab, where the package is found by this process alone
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | found)
     if done.returncode:
         raise KitError(f"the memory probe of {name} failed: {done.stderr.strip().splitlines()[-1]}")
     return int(done.stdout)

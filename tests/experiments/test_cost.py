@@ -89,6 +89,13 @@ def test_memory_grows_with_the_image():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
+def test_the_probe_finds_the_packages_of_this_process(tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("print(1234)\nraise SystemExit")  # what the probe imports first
+    monkeypatch.syspath_prepend(tmp_path)
+    assert peak_memory("sglownet-small") == 1234
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="read from /proc")
 def test_a_peak_counts_although_it_is_over_and_an_earlier_one_does_not():
     def take(megabytes):
         return lambda: np.ones(megabytes * 2**17).sum()  # freed before the task ends
