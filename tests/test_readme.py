@@ -59,6 +59,12 @@ def test_the_table_holds_the_means_of_the_single_scores():
         assert numbers == [f"{scores[method, dataset, sigma]:.2f}" for dataset, sigma in columns]
 
 
+def test_the_other_authors_methods_are_ahead_at_every_level_as_the_text_says():
+    assert "they are ahead of the shipped networks at every level" in " ".join(README.split())
+    best = scores_of(TABLES)[list(list_models().shipped)].groupby(["dataset", "sigma"]).max()
+    assert (scores_of(PEERS.parent).groupby(["dataset", "sigma"]).min() > best).all()
+
+
 @pytest.mark.parametrize("name", list_models().shipped)
 def test_the_table_holds_the_parameters_and_operations_of_the_weights(name):
     (row,) = (row for row in map(cells, block(README, "results").splitlines()) if row[0] == METHODS[name])
