@@ -3,12 +3,33 @@
 import argparse
 
 from ..data.datasets import load_dataset
+from ..data.images import centre_crop
 from ..device import choose_device
 from ..errors import KitError, exit_clearly
 from ..evaluation.benchmark import run_benchmark
 from ..evaluation.tables import summarise
 from ..files import user_path
-from ..training.profiles import list_profiles, load_profile
+from ..training.profiles import Profile, list_profiles, load_profile
+
+
+def scored_images(profile: Profile, names=None) -> dict[str, list]:
+    """The images that a profile's methods are scored on.
+
+    Args:
+        profile: names the data sets, and those of which only the central crop is used.
+        names: other data sets than the profile's.
+    Returns:
+        {data set: [(file name, uint8 array H×W×3)]}.
+    Raises:
+        KitError: a set that is not there, or is not the one it should be; see `load_dataset`.
+    """
+    sides = profile.centre_crops
+    return {
+        name: [
+            (file, centre_crop(image, sides[name]) if name in sides else image) for file, image in load_dataset(name)
+        ]
+        for name in names or profile.datasets
+    }
 
 
 @exit_clearly
@@ -24,13 +45,13 @@ def main(argv=None):
     if args.images is not None and args.images < 1:
         raise KitError(f"--images is a number from 1 up, not {args.images}")
     config = load_profile(args.profile)
-    names, sigmas = args.datasets or config.datasets, args.sigmas or config.sigmas
+    names = args.datasets or config.datasets
     if not (names and config.methods):
         raise KitError(f"profile {config.name} has no datasets and methods to score: it is for training")
-    datasets = {name: load_dataset(name) for name in names}
+    datasets = scored_images(config, names)
     for name, images in datasets.items():
         count = min(args.images or len(images), len(images))
         datasets[name] = [images[i * len(images) // count] for i in range(count)]
     settings = {"protocols": config.protocols, "seeds": config.seeds, "device": choose_device(args.device)}
-    table = run_benchmark(datasets, config.methods, sigmas, args.output, **settings)
+    table = run_benchmark(datasets, config.methods, args.sigmas or config.sigmas, args.output, **settings)
     print(summarise(table).to_string(index=False, float_format="%.4f"))

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..data.datasets import load_dataset
-from ..data.images import centre_crop
 from ..device import choose_device
 from ..errors import KitError, exit_clearly
 from ..evaluation.benchmark import run_benchmark
@@ -25,6 +23,7 @@ from ..training.profiles import Profile, list_profiles, load_profile, plan
 from ..training.run_folder import VALIDATION_SIGMAS, clear_write_errors
 from ..training.sweep import run_piece, steps_done
 from .cost import flops
+from .score_profile import scored_images
 
 HELD_OUT = tuple(f"psnr_sigma{sigma}" for sigma in VALIDATION_SIGMAS)
 SCORE_COLUMNS = ("model", "seed", "dataset", "image", "sigma", "psnr", "ssim_rgb")
@@ -74,17 +73,6 @@ def collect(profile, out, steps=None):
     table = pd.DataFrame(rows)
     table["mean"] = table[list(HELD_OUT)].mean(axis=1)
     return table
-
-
-def scored_images(profile):
-    """{data set: [(name, image)]} of a profile; of some data sets only the central crop is used."""
-    sides = profile.centre_crops
-    return {
-        name: [
-            (file, centre_crop(image, sides[name]) if name in sides else image) for file, image in load_dataset(name)
-        ]
-        for name in profile.datasets
-    }
 
 
 def score(profile, out, steps=None, device="cpu"):

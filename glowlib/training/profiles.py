@@ -26,7 +26,7 @@ class Profile:
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...] = ()  # shipped models and classical methods
     tile: int = 0  # side of the tiles that the study scores with, pixels; 0: chosen for each network
-    centre_crops: dict = field(default_factory=dict)  # data set -> side of the central crop that the study scores
+    centre_crops: dict = field(default_factory=dict)  # data set -> side of the central crop that is scored
     comparisons: tuple = ()  # pairs of models that the study compares; the first is its primary test
     notebooks: tuple[str, ...] = ()  # that `make reproduce` runs
     training: TrainingConfig = field(default_factory=TrainingConfig)

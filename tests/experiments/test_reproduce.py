@@ -18,7 +18,9 @@ from glowlib.evaluation.tiling import denoise
 from glowlib.experiments import reproduce as module
 from glowlib.experiments.judge import LEAST, PASSED, check_notebook
 from glowlib.experiments.reproduce import folders, main, reproduce, run_notebooks
+from glowlib.experiments.score_profile import scored_images
 from glowlib.files import data_folder, locked
+from glowlib.training.profiles import load_profile
 
 ROOT = Path(__file__).parents[2]
 QUICK = ROOT / "results" / "reference" / "quick"
@@ -185,7 +187,7 @@ def test_only_the_kits_own_errors_are_shortened():
 def test_the_committed_scores_come_out_again(sigma):
     scores = pd.read_csv(QUICK / "tables" / "scores.csv")
     spread = json.loads((QUICK / "tolerances.json").read_text())["spread"]
-    name, clean = next(item for item in load_dataset("bundled") if item[0] == "chelsea.png")
+    name, clean = next(item for item in scored_images(load_profile("quick"))["bundled"] if item[0] == "chelsea.png")
     noisy = add_noise(clean, sigma, seed=0, name=name)
     restored = denoise(load_pretrained("sglownet-small"), noisy)
     row = scores[(scores.method == "sglownet-small") & (scores.image == name) & (scores.protocol == "float")]
