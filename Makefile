@@ -64,8 +64,11 @@ book: extras  ## write README, notebooks and docs as a static site to dist/book
 	@echo "open dist/book/README.html"
 
 notebooks: setup  ## run the committed notebooks again, in place
+	@# Preprocessors named here run after the execution; --coalesce-streams alone merges what was there before it.
 	$(RUN) -m nbconvert --to notebook --execute --inplace --coalesce-streams --log-level WARN \
-	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
+	    --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False \
+	    --NotebookExporter.preprocessors=nbconvert.preprocessors.CoalesceStreamsPreprocessor \
+	    --NotebookExporter.preprocessors=glowlib.experiments.committed_outputs.WithoutWidgetViews notebooks/*.ipynb
 
 colab: setup  ## make README and the notebooks open on Colab from a GitHub repository [REPO=owner/name]
 	$(RUN) -m glowlib cards --colab $(REPO)

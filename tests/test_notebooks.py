@@ -1,12 +1,17 @@
 """What a reader of the committed notebooks sees; that they run, and give the same again, is nbval's to check."""
 
 import ast
+import itertools
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
 import pytest
 
+from glowlib.experiments.committed_outputs import WIDGET_VIEW
 from glowlib.experiments.notebook import SETUP
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -66,6 +71,31 @@ def test_a_page_is_small_enough_to_load_anywhere(name):
 @each_notebook
 def test_widgets_keep_no_state_that_a_reader_could_not_open(book):
     assert "widgets" not in book.metadata
+    assert not any(WIDGET_VIEW in output.get("data", {}) for output in outputs(book))
+
+
+@each_notebook
+def test_what_a_cell_prints_is_one_output_however_it_arrived(book):
+    for cell in book.cells:
+        names = [output.get("name") for output in cell.get("outputs", [])]
+        assert not any(a == b == "stdout" for a, b in itertools.pairwise(names)), cell.source
+
+
+def test_a_cell_is_committed_without_what_differs_between_two_runs():
+    """Executed as `make notebooks` does, with its options."""
+    options = re.search(r"-m nbconvert((?:.*\\\n)*.*)notebooks/", (FOLDER.parent / "Makefile").read_text())
+    source = (
+        "import time\nfrom ipywidgets import IntSlider\nprint(1, flush=True)\ntime.sleep(0.5)\nprint(2)\nIntSlider()"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "book.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source, id="a")]), path)
+        subprocess.run([sys.executable, "-m", "nbconvert", *options[1].replace("\\", "").split(), path], check=True)
+        (cell,) = nbformat.read(path, 4).cells
+    assert [output.output_type for output in cell.outputs] == ["stream", "execute_result"]
+    assert cell.outputs[0].text == "1\n2\n"
+    assert list(cell.outputs[1].data) == ["text/plain"]
+    assert "execution" not in cell.metadata
 
 
 @each_notebook
