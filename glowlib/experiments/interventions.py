@@ -80,15 +80,19 @@ def hooked(handles) -> Iterator[None]:
             handle.remove()
 
 
-def before_each(modules, hook):
+@contextmanager
+def before_each(modules, hook) -> Iterator[None]:
     """Context manager in which `hook(module, inputs)` runs before each module's forward pass."""
-    return hooked([module.register_forward_pre_hook(hook) for module in modules])
+    with hooked([module.register_forward_pre_hook(hook) for module in modules]):
+        yield
 
 
-def without_chains(net: nn.Module):
+@contextmanager
+def without_chains(net: nn.Module) -> Iterator[None]:
     """Context manager in which the global context blocks of a network change nothing."""
     chains = [module for module in net.modules() if isinstance(module, GlobalContextChain)]
-    return hooked([chain.register_forward_hook(lambda chain, inputs, output: inputs[0]) for chain in chains])
+    with hooked([chain.register_forward_hook(lambda chain, inputs, output: inputs[0]) for chain in chains]):
+        yield
 
 
 @contextmanager
@@ -105,11 +109,9 @@ def context_of(net: nn.Module, other: torch.Tensor) -> Iterator[None]:
     recorded = {}
     attending = [module for module in net.modules() if isinstance(module, CROSS_ATTENTION)]
     if attending:
-        with hooked(
-            [m.register_forward_pre_hook(lambda m, inputs: recorded.update({m: inputs[1]})) for m in attending]
-        ):
+        with before_each(attending, lambda module, inputs: recorded.update({module: inputs[1]})):
             net(other)
-        with hooked([m.register_forward_pre_hook(lambda m, inputs: (inputs[0], recorded[m])) for m in attending]):
+        with before_each(attending, lambda module, inputs: (inputs[0], recorded[module])):
             yield
         return
     blocks = [module for module in net.modules() if isinstance(module, GlobalContextBlock)]

@@ -51,6 +51,27 @@ def test_interventions_are_undone(net, images):
         assert torch.equal(net(images[0]), own)
 
 
+def test_an_intervention_that_is_only_named_changes_nothing(net, images):
+    own = net(images[0])
+    changes = interventions.interventions(net, images[1])
+    assert torch.equal(net(images[0]), own)
+    for change in changes.values():
+        with change:
+            pass
+        assert torch.equal(net(images[0]), own)
+
+
+def test_each_intervention_is_measured_by_itself(net, images):
+    own = net(images[0])
+    for name in interventions.interventions(net, images[1]):
+        with interventions.interventions(net, images[0])[name]:  # other interventions are named beside it
+            changed = net(images[0])
+        if name == "swapped" or name.startswith("radius 64"):  # with its own context, and within the whole image
+            torch.testing.assert_close(changed, own)
+        else:
+            assert not torch.equal(changed, own)
+
+
 def test_an_image_with_its_own_context_is_unchanged(net, images):
     own = net(images[0])
     with context_of(net, images[0]):
