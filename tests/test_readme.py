@@ -17,6 +17,7 @@ from glowlib.errors import KitError
 from glowlib.evaluation.statistics import paired_differences
 from glowlib.experiments import api, model_cards
 from glowlib.experiments.cost import cost
+from glowlib.experiments.interventions import losses
 from glowlib.experiments.model_cards import minutes, write_documents
 from glowlib.experiments.notebook import setup_cell
 from glowlib.experiments.readme import METHODS, replace_block, result_table, with_badges
@@ -252,6 +253,13 @@ def test_the_readme_claims_no_more_than_the_test_scores_show():
     found = set(re.findall(r"\S+ dB \(\S+ to \S+\) on \w+", readme_answer()))
     measured = paired_differences(scores, ["sglownet-small", "sunet-small"]).itertuples()
     assert found == {f"{r.difference:+.2f} dB ({r.low:+.2f} to {r.high:+.2f}) on {r.dataset}" for r in measured}
+
+
+def test_the_readme_says_what_the_weights_use():
+    found = losses(pd.read_csv(ROOT / "results" / "interventions" / "interventions.csv"))
+    row = found.set_index(["network", "intervention", "sigma"]).loc["sglownet-small", "radius 32", 50]
+    change = f"{row.difference:+.2f} dB ({row.low:+.2f} to {row.high:+.2f})"
+    assert f"at σ = 50, the PSNR of S-GLOWNet changes by {change} when its cross-attention is confined" in readme_answer()
 
 
 def test_the_readme_says_how_the_lead_shrinks():
