@@ -203,9 +203,12 @@ def compare_table(
 def grid(profile: Profile, inputs: Iterable[str]) -> list[tuple]:
     """Keys of all numbers that scores.csv has to hold. inputs: names from `input_hashes`."""
     images = [tuple(name.split("/", 1)) for name in inputs if "/" in name and not name.endswith("(weights)")]
-    sigmas, seeds = [f"{sigma:g}" for sigma in profile.sigmas], [str(seed) for seed in profile.seeds]
-    settings = product(profile.methods, images, sigmas, profile.protocols, seeds, SCORES)
-    return [(method, *image, *rest) for method, image, *rest in settings]
+    settings = product(profile.methods, images, profile.protocols, map(str, profile.seeds), SCORES)
+    return [
+        (method, *image, f"{sigma:g}", *rest)
+        for method, image, *rest in settings
+        for sigma in profile.sigmas_of(image[0])
+    ]
 
 
 def check_table(path: Path, reference: Path, profile: Profile, inputs: Iterable[str], allowed: dict) -> list[Check]:

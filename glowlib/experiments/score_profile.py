@@ -2,6 +2,8 @@
 
 import argparse
 
+import pandas as pd
+
 from ..data.datasets import load_dataset
 from ..data.images import centre_crop
 from ..device import choose_device
@@ -32,6 +34,27 @@ def scored_images(profile: Profile, names=None) -> dict[str, list]:
     }
 
 
+def score_images(profile: Profile, images: dict[str, list], methods, path, sigmas=None, **settings) -> pd.DataFrame:
+    """Score methods on images at the noise levels that the profile has for each data set.
+
+    Args:
+        profile: its `sigmas` and `set_sigmas` are the noise levels.
+        images: from `scored_images`.
+        methods, path, settings: see `run_benchmark`.
+        sigmas: other noise levels than the profile's, for all data sets.
+    Returns:
+        The table of `run_benchmark`.
+    """
+    groups = {}
+    for name in images:
+        groups.setdefault(tuple(sigmas or profile.sigmas_of(name)), []).append(name)
+    tables = [
+        run_benchmark({name: images[name] for name in names}, methods, levels, path, **settings)
+        for levels, names in groups.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
 @exit_clearly
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m glowlib benchmark", description=__doc__)
@@ -53,5 +76,5 @@ def main(argv=None):
         count = min(args.images or len(images), len(images))
         datasets[name] = [images[i * len(images) // count] for i in range(count)]
     settings = {"protocols": config.protocols, "seeds": config.seeds, "device": choose_device(args.device)}
-    table = run_benchmark(datasets, config.methods, args.sigmas or config.sigmas, args.output, **settings)
+    table = score_images(config, datasets, config.methods, args.output, args.sigmas, **settings)
     print(summarise(table).to_string(index=False, float_format="%.4f"))

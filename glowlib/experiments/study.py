@@ -14,7 +14,6 @@ import pandas as pd
 
 from ..device import choose_device
 from ..errors import KitError, exit_clearly
-from ..evaluation.benchmark import run_benchmark
 from ..evaluation.statistics import answer, differences_over_seeds, holm, paired_differences, seed_paired_difference
 from ..files import user_path, write_csv
 from ..networks import create_model
@@ -23,7 +22,7 @@ from ..training.profiles import Profile, list_profiles, load_profile, plan
 from ..training.run_folder import VALIDATION_SIGMAS, clear_write_errors
 from ..training.sweep import run_piece, steps_done
 from .cost import flops
-from .score_profile import scored_images
+from .score_profile import score_images, scored_images
 
 HELD_OUT = tuple(f"psnr_sigma{sigma}" for sigma in VALIDATION_SIGMAS)
 SCORE_COLUMNS = ("model", "seed", "dataset", "image", "sigma", "psnr", "ssim_rgb")
@@ -85,9 +84,9 @@ def score(profile, out, steps=None, device="cpu"):
     tables = []
     for model, seed, folder in finished(profile, out, steps):
         method = f"{folder / 'model.safetensors'}{tile}"
-        table = run_benchmark(images, [method], profile.sigmas, folder / "scores.csv", device=device)
+        table = score_images(profile, images, [method], folder / "scores.csv", device=device)
         tables.append(table.assign(model=model, seed=seed))
-    table = run_benchmark(images, profile.methods, profile.sigmas, Path(out) / "methods.csv", device=device)
+    table = score_images(profile, images, profile.methods, Path(out) / "methods.csv", device=device)
     tables.append(table.assign(model=table["method"], seed=-1))
     return pd.concat(tables)[list(SCORE_COLUMNS)].reset_index(drop=True)
 

@@ -22,6 +22,7 @@ class Profile:
     name: str
     datasets: tuple[str, ...] = ()  # test sets
     sigmas: tuple[float, ...] = (10, 30, 50)  # test noise levels: the paper's
+    set_sigmas: dict = field(default_factory=dict)  # data set -> its test noise levels, where they are not `sigmas`
     protocols: tuple[str, ...] = ("float",)  # of the noise
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...] = ()  # shipped models and classical methods
@@ -32,6 +33,10 @@ class Profile:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     fine_tuning: dict = field(default_factory=dict)  # fields of `training` that differ when a trained model is tuned
     models: dict = field(default_factory=dict)  # name of a model to train -> {"network": …, "training": {…}, options}
+
+    def sigmas_of(self, dataset: str) -> tuple[float, ...]:
+        """The noise levels that a data set is scored at."""
+        return tuple(self.set_sigmas.get(dataset, self.sigmas))
 
 
 def list_profiles() -> list[str]:
@@ -89,6 +94,11 @@ def check_evaluation(profile: Profile, where: str) -> None:
     """Refuse values that nothing could be scored with."""
     rules = {
         "sigmas": ("noise levels from 0 up", all(sigma >= 0 for sigma in profile.sigmas)),
+        "set_sigmas": (
+            "a list of noise levels from 0 up for each data set",
+            all(isinstance(levels, list) and levels for levels in profile.set_sigmas.values())
+            and all(type(s) in (int, float) and s >= 0 for levels in profile.set_sigmas.values() for s in levels),
+        ),
         "protocols": (f"some of {', '.join(PROTOCOLS)}", set(profile.protocols) <= set(PROTOCOLS)),
         "seeds": ("whole numbers from 0 up", all(seed >= 0 for seed in profile.seeds)),
         "tile": ("0, or a side of at least 16 pixels", profile.tile == 0 or profile.tile >= 16),

@@ -137,9 +137,10 @@ def test_nothing_at_all_is_not_agreement(run):
     assert verdicts["reference", "number of checks"] == "DIFFERS"
 
 
-def test_the_grid_of_the_profile_has_to_be_there(run):
+@pytest.mark.parametrize("change", [{"sigmas": (50, 30)}, {"set_sigmas": {"bundled": [50, 30]}}], ids=str)
+def test_the_grid_of_the_profile_has_to_be_there(run, change):
     profile, *places = run
-    verdicts = failed((replace(profile, sigmas=(50, 30)), *places))
+    verdicts = failed((replace(profile, **change), *places))
     assert verdicts["scores.csv", "wavelet, bundled, rocket.png, 30, float, 0, psnr"] == "MISSING"
 
 

@@ -161,6 +161,26 @@ def test_the_study_scores_every_training_on_the_same_images(place):
     assert written["seeds"].tolist() == [2]
 
 
+def test_a_data_set_may_have_noise_levels_of_its_own(place, photograph):
+    (place / "more").mkdir()
+    for i in range(2):
+        write_png(place / "more" / f"{i}.png", photograph[32 * i :][:32, :32])
+    profile = yaml.safe_load((place / "tiny.yaml").read_text())
+    profile |= {"datasets": ["photos", "more"], "sigmas": [10, 50], "set_sigmas": {"more": [50]}, "methods": ["noisy"]}
+    (place / "tiny.yaml").write_text(
+        yaml.safe_dump({**profile, "comparisons": [["sunet", "gcunet"]], "tile": 32}, sort_keys=False)
+    )
+    run(place)
+    scores = pd.read_csv(place / "runs" / "scores.csv")
+    for _, part in scores.groupby(["model", "seed"]):
+        assert part.groupby(["dataset", "sigma"]).size().to_dict() == {
+            ("photos", 10): 3,
+            ("photos", 50): 3,
+            ("more", 50): 2,
+        }
+    assert len(pd.read_csv(place / "runs" / "differences.csv")) == 3
+
+
 def test_rows_of_other_trainings_stay(tmp_path):
     """In any order of the parts; a training that is made again replaces its rows."""
     profile = Profile("study", models={"a": {}, "b": {}})
