@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def restore(source: Path, results: Path, stop_at: int | None = None) -> dict:
     command += ["--input_dir", source, "--result_dir", results]
     memory = {}
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = psutil.Popen(list(map(str, command)), stdout=output, stderr=errors, text=True)
+        listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored in what a shell starts with &
+        process = psutil.Popen(list(map(str, command)), stdout=output, stderr=errors, text=True, preexec_fn=listen)
         while process.poll() is None:
             done = len(os.listdir(results)) if results.exists() else 0
             with suppress(psutil.Error):  # it has just ended
