@@ -20,8 +20,9 @@ from glowlib.experiments.cost import cost
 from glowlib.experiments.interventions import losses
 from glowlib.experiments.model_cards import minutes, write_documents
 from glowlib.experiments.notebook import setup_cell
-from glowlib.experiments.readme import METHODS, replace_block, result_table, with_badges
+from glowlib.experiments.readme import ARMS, METHODS, replace_block, result_table, study_table, with_badges
 from glowlib.networks.pretrained import list_models
+from glowlib.training.profiles import load_profile
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -94,6 +95,34 @@ def test_methods_that_are_measured_elsewhere_get_a_row(tmp_path):
         result_table([tmp_path / "standard", tmp_path / "peers"])
 
 
+def test_the_studys_table_has_means_over_images_and_seeds(tmp_path):
+    assert study_table(tmp_path) == ""
+    runs = [("sunet", 0, 5000, 890_000, 0.3), ("sunet", 1, 5000, 890_000, 0.3), ("sglownet", 0, 5000, 970_000, 1.54)]
+    runs = pd.DataFrame(runs, columns=["model", "seed", "steps", "parameters", "gflops_crop"])
+    runs.to_csv(tmp_path / "runs.csv", index=False)
+    psnr = {("sunet", 0): (30, 32), ("sunet", 1): (31, 33), ("sglownet", 0): (31, 32), ("nlm", -1): (28, 28)}
+    rows = [
+        (model, seed, dataset, f"{i}.png", sigma, value - sigma / 10)
+        for (model, seed), values in psnr.items()
+        for dataset, sigma in (("Urban100", 50), ("CBSD68", 10), ("CBSD68", 50))
+        for i, value in enumerate(values)
+    ]
+    scores = pd.DataFrame(rows, columns=["model", "seed", "dataset", "image", "sigma", "psnr"])
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    head, _, *table = map(cells, study_table(tmp_path).splitlines())
+    assert head[5:] == ["CBSD68: 10", "CBSD68: 50", "Urban100: 50"]
+    assert table == [
+        ["non-local means (given σ)", "", "", "", "", "27.00", "23.00", "23.00"],
+        ["SUNet", "2", "5,000", "0.89 M", "0.30 G", "30.50", "26.50", "26.50"],
+        ["S-GLOWNet", "1", "5,000", "0.97 M", "1.54 G", "30.50", "26.50", "26.50"],
+    ]
+
+
+def test_every_arm_of_the_study_has_a_name():
+    planned = load_profile("study")
+    assert set(ARMS) == {*planned.models, *planned.methods} - {"noisy"}
+
+
 # The generated blocks
 
 
@@ -101,7 +130,8 @@ def test_the_committed_documents_are_the_generated_ones(tmp_path):
     (tmp_path / "docs").mkdir()
     for name in ("README.md", "docs/speed.md"):
         shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "results" / "speed", tmp_path / "results" / "speed")
+    for name in ("results/speed", "results/study"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     for path in write_documents(tmp_path, [TABLES, PEERS]):
         assert path.read_text() == (ROOT / path.relative_to(tmp_path)).read_text()
 
@@ -173,7 +203,7 @@ def test_a_remote_elsewhere_is_not_taken(tmp_path, monkeypatch):
 
 
 def test_notebooks_get_address_and_badge_and_lose_them_again(tmp_path):
-    for name in ("README.md", "docs", "notebooks", "results/speed"):
+    for name in ("README.md", "docs", "notebooks", "results/speed", "results/study"):
         source = ROOT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -260,6 +290,18 @@ def test_the_readme_says_what_the_weights_use():
     row = found.set_index(["network", "intervention", "sigma"]).loc["sglownet-small", "radius 32", 50]
     change = f"{row.difference:+.2f} dB ({row.low:+.2f} to {row.high:+.2f})"
     assert f"the PSNR of S-GLOWNet changes by {change} when its cross-attention is confined" in readme_answer()
+
+
+def test_the_readme_says_what_the_study_has_so_far():
+    scores = pd.read_csv(ROOT / "results" / "study" / "scores.csv").assign(protocol="float")
+    scores = scores[(scores["seed"] == 0) & (scores["sigma"] == 50)].assign(method=lambda table: table["model"])
+    for what, other in (("training time", "sunet-minutes"), ("steps", "sunet")):
+        found = paired_differences(scores, ["sglownet", other]).set_index("dataset")
+        low, high = (
+            f"{r.difference:+.2f} dB ({r.low:+.2f} to {r.high:+.2f}) for {r.Index}"
+            for r in found.loc[["CBSD68", "Urban100"]].itertuples()
+        )
+        assert f"after equal {what} {low} and {high}" in readme_answer()
 
 
 def test_the_readme_says_how_the_lead_shrinks():

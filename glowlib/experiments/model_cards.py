@@ -21,7 +21,7 @@ from ..training.run_folder import VALIDATION_SIGMAS
 from .api import page as api_page
 from .cost import cost
 from .notebook import write_setup
-from .readme import colab_badge, draw_teaser, replace_block, result_table, with_badges
+from .readme import colab_badge, draw_teaser, replace_block, result_table, study_table, with_badges
 from .speed import engine_ratios, readable
 
 KINDS = {
@@ -154,6 +154,7 @@ def write_documents(top: Path, tables: list[Path], repository: str | None = None
     readme, speed, api = top / "README.md", top / "docs" / "speed.md", top / "docs" / "api.md"
     api.write_text(api_page())
     text = replace_block(readme.read_text(), "results", result_table(tables))
+    text = replace_block(text, "study", study_table(top / "results" / "study"))
     readme.write_text(text if repository is None else with_badges(text, repository))
     measured = top / "results" / "speed"
     engines = engine_ratios(read_table(measured / "engines_cpu.csv", []))

@@ -26,6 +26,20 @@ METHODS = {
     "glownet-small": "GLOWNet (parallel)",
     "sglownet-small": "S-GLOWNet (context first)",
 }
+# Arm of the study, or method scored beside it -> how its table calls it.
+ARMS = {
+    "nlm": "non-local means (given σ)",
+    "wavelet": "wavelets",
+    "sunet": "SUNet",
+    "sunet-minutes": "SUNet, S-GLOWNet's training time",
+    "sunet-operations": "SUNet, S-GLOWNet's operations",
+    "sglownet": "S-GLOWNet",
+    "sglownet-no-blocks": "S-GLOWNet without context blocks",
+    "sglownet-window": "S-GLOWNet, attention in its own window",
+    "sglownet-window-no-blocks": "S-GLOWNet, both of these",
+    "gcunet": "GCUNet",
+    "gcunet-no-blocks": "GCUNet without context blocks",
+}
 SIGMAS = (10, 30, 50)
 SIDE = 256  # pixels: side of the square image whose operations results/*/tables/cost.csv holds
 PHOTOGRAPH, SQUARE = "chelsea", {"crop": (50, 100), "side": 150}  # of the teaser
@@ -60,7 +74,42 @@ def result_table(folders: list[Path]) -> str:
         rows.append(row + ["" if value is None else f"{value:.2f}" for value in psnr])
     head = ["method", "parameters", "operations per pixel"]
     head += [f"{dataset}: {sigma}" if sigma == SIGMAS[0] else str(sigma) for dataset in datasets for sigma in SIGMAS]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return markdown([head, *rows])
+
+
+def study_table(folder: Path) -> str:
+    """The arms of the study, as Markdown.
+
+    Args:
+        folder: with runs.csv and scores.csv of `python -m glowlib study --results`.
+    Returns:
+        A row for each of ARMS that has scores: number of trainings (seeds), steps, parameters, operations of a training
+        crop, and PSNR in dB for each data set and noise level, a mean over images and seeds. Empty without scores.
+    """
+    if not (folder / "scores.csv").exists():
+        return ""
+    runs = pd.read_csv(folder / "runs.csv").groupby("model")
+    seeds, means = runs["seed"].nunique(), runs[["steps", "parameters", "gflops_crop"]].mean()
+    scores = pd.read_csv(folder / "scores.csv")
+    levels = list(
+        scores[["dataset", "sigma"]].drop_duplicates().sort_values(["dataset", "sigma"]).itertuples(index=False)
+    )
+    psnr = scores.groupby(["model", "dataset", "sigma"])["psnr"].mean()
+    rows = []
+    for arm in (arm for arm in ARMS if arm in set(scores["model"])):
+        trained = ["", "", "", ""]
+        if arm in seeds:
+            steps, parameters, gflop = means.loc[arm]
+            trained = [str(seeds[arm]), f"{steps:,.0f}", f"{parameters / 1e6:.2f} M", f"{gflop:.2f} G"]
+        rows.append([ARMS[arm], *trained, *(f"{psnr[arm, dataset, sigma]:.2f}" for dataset, sigma in levels)])
+    head = ["network", "seeds", "steps", "parameters", "operations of a crop"]
+    return markdown([[*head, *(f"{dataset}: {sigma:g}" for dataset, sigma in levels)], *rows])
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table with a head, and numbers on the right in all columns but the first."""
+    head, *others = rows
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *others]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
