@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,16 @@ class PictureStore:
 
     def __getitem__(self, i: int) -> np.ndarray:
         """An image, uint8 H×W×3, read when it is used."""
-        return np.memmap(self.data, np.uint8, "r", int(self.starts[i]), self.shapes[i])
+        return self.pixels[self.starts[i] : self.starts[i + 1]].reshape(self.shapes[i])
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """The whole file. Each process opens it once: to open it for every crop takes a fifth of a crop's time."""
+        return np.asarray(np.memmap(self.data, np.uint8, "r"))
+
+    def __getstate__(self) -> dict:
+        """What a worker process gets: not the pixels, which would be copied."""
+        return {name: value for name, value in self.__dict__.items() if name != "pixels"}
 
 
 class NoisyCrops(Dataset):

@@ -1,6 +1,7 @@
 """Crops are functions of seed and position; the store of images is never half-written or replaced."""
 
 import os
+import pickle
 from itertools import permutations
 
 import numpy as np
@@ -55,6 +56,14 @@ def test_store_repeats_grey(tmp_path):
     grey = np.arange(20, dtype=np.uint8).reshape(4, 5)
     store = PictureStore([("g.png", grey)], tmp_path / "store")
     assert np.array_equal(store[0], np.stack([grey] * 3, 2))
+
+
+def test_a_store_is_sent_to_a_worker_without_its_pixels(pictures, tmp_path):
+    store = PictureStore(pictures, tmp_path / "store")
+    assert store[1].sum() > 0
+    sent = pickle.dumps(store)
+    assert len(sent) < store.data.stat().st_size / 10
+    assert np.array_equal(pickle.loads(sent)[1], pictures[1][1])
 
 
 def test_samples_depend_on_seed_and_position_alone(pictures, tmp_path, recipe):
