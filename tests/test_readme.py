@@ -292,16 +292,23 @@ def test_the_readme_says_what_the_weights_use():
     assert f"the PSNR of S-GLOWNet changes by {change} when its cross-attention is confined" in readme_answer()
 
 
-def test_the_readme_says_what_the_study_has_so_far():
-    scores = pd.read_csv(ROOT / "results" / "study" / "scores.csv").assign(protocol="float")
-    scores = scores[(scores["seed"] == 0) & (scores["sigma"] == 50)].assign(method=lambda table: table["model"])
-    for what, other in (("training time", "sunet-minutes"), ("steps", "sunet")):
-        found = paired_differences(scores, ["sglownet", other]).set_index("dataset")
-        low, high = (
-            f"{r.difference:+.2f} dB ({r.low:+.2f} to {r.high:+.2f}) for {r.Index}"
-            for r in found.loc[["CBSD68", "Urban100"]].itertuples()
-        )
-        assert f"after equal {what} {low} and {high}" in readme_answer()
+def test_the_answer_is_the_studys():
+    found = pd.read_csv(ROOT / "results" / "study" / "differences.csv")
+    found = found[(found["a"] == "sglownet") & (found["sigma"] == 50)].set_index(["b", "dataset"])
+    answer = readme_answer().split("An earlier version")[0]
+    numbers = {1: "one seed", 2: "two seeds", 3: "three seeds", 5: "five seeds"}
+    arms = {
+        "sunet-minutes": "after equal training time",
+        "sunet": "after equal steps",
+        "sunet-operations": "at equal operations",
+    }
+    for arm in found.index.get_level_values("b").intersection(list(arms)).unique():
+        low, high = (found.loc[(arm, dataset)] for dataset in ("CBSD68", "Urban100"))
+        said = (f"{r.difference:+.2f} dB ({r.low:+.2f} to {r.high:+.2f}) for {r.name[1]}" for r in (low, high))
+        assert f"{arms[arm]}: " + " and ".join(said) + f" ({numbers[low.seeds]}" in answer
+    (verdict,) = set(found.loc["sunet-minutes", "verdict"])  # both data sets say the same
+    assert answer.startswith({"worse": "**No: ", "not shown": "**Not shown", "yes": "**Yes", "no": "**No: "}[verdict])
+    assert len(re.findall(r"[.!?]\**(?= |$)", answer)) <= 5  # sentences
 
 
 def test_the_readme_says_how_the_lead_shrinks():
