@@ -1,6 +1,7 @@
 """Profiles: those that come with the kit load, and a mistyped key is named."""
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ import yaml
 from glowlib.errors import KitError
 from glowlib.networks import NETWORKS, create_model
 from glowlib.training.config import TrainingConfig
+from glowlib.training.optim import initial_network
 from glowlib.training.profiles import Profile, list_profiles, load_profile, plan, resolve_model
 
 
@@ -203,3 +205,13 @@ def test_stages_of_growing_crops():
 def test_stages_that_do_not_fit_are_refused(change, said):
     with pytest.raises(KitError, match=said):
         TrainingConfig(**change)
+
+
+def test_the_second_leg_starts_from_the_weights_of_the_first():
+    campaign = Path(__file__).parents[2] / "results" / "campaign"
+    second = load_profile(campaign / "leg2.yaml")
+    assert list(second.models) == list(load_profile(campaign / "leg1.yaml").models)
+    for model in second.models:
+        weights = campaign / "leg1" / f"{model}.safetensors"
+        _, network, options, _ = plan(second, model, weights)
+        assert initial_network(network, options, weights).config.noise_normalisation
