@@ -209,9 +209,9 @@ def test_stages_that_do_not_fit_are_refused(change, said):
 
 def test_the_second_leg_starts_from_the_weights_of_the_first():
     campaign = Path(__file__).parents[2] / "results" / "campaign"
-    second = load_profile(campaign / "leg2.yaml")
-    assert list(second.models) == list(load_profile(campaign / "leg1.yaml").models)
-    for model in second.models:
+    profile = load_profile(campaign / "campaign.yaml")
+    for model in profile.models:
         weights = campaign / "leg1" / f"{model}.safetensors"
-        _, network, options, _ = plan(second, model, weights)
+        _, network, options, recipe = plan(profile, model, weights)
+        assert (recipe.steps, recipe.batch_size, recipe.grow_at) == (8000, 8, ())
         assert initial_network(network, options, weights).config.noise_normalisation
