@@ -70,9 +70,16 @@ class TrainingStep:
             clean: the same crops without noise.
         Returns:
             The mean loss over the share, a scalar without gradient, on the step's device.
+        Raises:
+            KitError: where torch.compile fails, which it does when the first batch comes.
         """
         state = self.state
-        loss = self.backward(noisy, clean)
+        try:
+            loss = self.backward(noisy, clean)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            raise KitError("--compile: PyTorch cannot compile this network here. Train without --compile") from error
         state.scaler.unscale_(state.optimizer)
         if self.clip:
             nn.utils.clip_grad_norm_(state.net.parameters(), self.clip)

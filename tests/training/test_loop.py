@@ -428,6 +428,16 @@ def test_compiled_training_is_the_same_training(quiet_profile, monkeypatch):
     assert modes == ["default"]
 
 
+def test_a_network_that_cannot_be_compiled_is_one_line(profile, monkeypatch):
+    def fails(graph, inputs):
+        raise ZeroDivisionError("integer division or modulo by zero")
+
+    trace = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda net, mode: trace(net, backend=fails))
+    with pytest.raises(KitError, match="cannot compile this network here. Train without --compile"):
+        run(profile, "gcunet", "run", compiled="default")
+
+
 def test_fine_tuning_begins_with_the_trained_weights(profile):
     values = yaml.safe_load(profile.read_text())
     values["fine_tuning"] = {"lr": 1e-6, "steps": 2, "sigma": [50, 50]}
