@@ -403,27 +403,6 @@ def forest(differences: pd.DataFrame, rows: str, panels: str, title: str = "") -
 
 
 @styled
-def learning_curves(logs: Mapping, score: str = "psnr_sigma50") -> Figure:
-    """A held-out score against the steps, and against the minutes of training, a line for each model.
-
-    Args:
-        logs: {model: log.csv as a table, with a column minutes}.
-        score: column to draw, dB.
-    """
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3), sharey=True)
-    for model, log in logs.items():
-        rows = log.dropna(subset=[score])
-        for axis, against in zip(axes, ("step", "minutes"), strict=True):
-            axis.plot(rows[against], rows[score], label=model, **style(model), markevery=2)
-    for axis, label in zip(axes, ("steps", "minutes on one core"), strict=True):
-        axis.set_xlabel(label)
-        axis.grid(**GRID)
-    axes[0].set_ylabel(f"held-out PSNR (dB), σ = {score.removeprefix('psnr_sigma')}")
-    axes[1].legend(loc="lower right")
-    return figure
-
-
-@styled
 def training_curves(log: pd.DataFrame, steps: int, title: str = "") -> Figure:
     """Loss and held-out PSNR of a training so far.
 

@@ -16,7 +16,6 @@ from glowlib.experiments.figures import (
     enlarged,
     expected_bias,
     forest,
-    learning_curves,
     quality_against_cost,
     save,
     scatter_of_pair,
@@ -108,16 +107,6 @@ def test_intervals_that_hold_zero_are_grey():
     assert axis.yaxis_inverted()
     assert lines[0].get_color() != lines[2].get_color()
     assert [axis.get_title() for axis in axis.figure.axes] == ["s", "t"]
-
-
-def test_learning_curves_hold_the_logs_numbers():
-    log = pd.DataFrame({"step": [50, 100, 150], "minutes": [1, 2, 3], "psnr_sigma50": [np.nan, 20.0, np.nan]})
-    other = pd.DataFrame({"step": [100, 200], "minutes": [4, 8], "psnr_sigma50": [21.0, 23.0]})
-    axis, against_time = learning_curves({"a": log, "b": other}).axes
-    np.testing.assert_allclose(against_time.lines[1].get_xdata(), [4, 8])
-    assert [line.get_label() for line in axis.lines] == ["a", "b"]
-    np.testing.assert_allclose(axis.lines[0].get_xydata(), [(100, 20)])
-    np.testing.assert_allclose(axis.lines[1].get_xydata(), [(100, 21), (200, 23)])
 
 
 def test_saving_twice_gives_equal_files_with_text(tmp_path):
