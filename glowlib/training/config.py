@@ -20,6 +20,7 @@ RANGES = {
 CHOICES = {
     "loss": ("l1", "charbonnier"),
     "optimizer": ("adamw", "adam", "muon"),
+    "batch_norm": ("batch", "frozen"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
 }
 WORDS = {int: "a whole number", float: "a number", str: "text", tuple: "a list", dict: "keys and values"}
@@ -70,6 +71,7 @@ class TrainingConfig:
     weight_decay: float = 0.0  # of matrices and kernels only; a denoiser of few parameters does not overfit
     betas: tuple[float, ...] = (0.9, 0.999)  # PyTorch's defaults
     clip: float = 1.0  # maximum norm of the gradient, against single bad batches; 0: no clipping
+    batch_norm: str = "batch"  # "batch" (each batch's own statistics), "frozen" (those of the weights it starts with)
     ema: float = 0.999  # decay of the averaged weights, which are the ones kept (timm's warm-up applies); 0: no average
 
     # Machine and bookkeeping

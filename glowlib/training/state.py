@@ -29,6 +29,10 @@ class TrainState:
     def __init__(self, net: nn.Module, config: TrainingConfig):
         device = next(net.parameters()).device
         self.net = net.train()
+        if config.batch_norm == "frozen":
+            for module in net.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         self.ema = ModelEmaV3(net, decay=config.ema, use_warmup=True)
         self.optimizer = make_optimizer(net, config)
         self.precision = choose_precision(device, config.precision)

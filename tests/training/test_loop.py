@@ -419,6 +419,17 @@ def test_activation_checkpointing_changes_nothing(network, profile):
     assert content(run(profile, network, "recomputed", recomputed=True)) == content(whole)
 
 
+def test_frozen_statistics_are_those_of_the_start(profile):
+    blind = run(profile, "gcunet", "blind")
+    before = content(blind)
+    after = {way: content(run(profile, "gcunet", way, start=blind / "model.safetensors", batch_norm=way, seed=1)) for way in ("batch", "frozen")}
+    statistics = [name for name in before if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    assert all(torch.equal(after["frozen"][name], before[name]) for name in statistics)
+    assert not any(torch.equal(after["batch"][name], before[name]) for name in statistics)
+    assert not torch.equal(after["frozen"]["norm.weight"], before["norm.weight"])
+
+
 def test_compiled_training_is_the_same_training(quiet_profile, monkeypatch):
     """With PyTorch's tracing and without its code generator, which takes minutes."""
     modes, trace = [], torch.compile
