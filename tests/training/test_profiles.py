@@ -8,6 +8,7 @@ import yaml
 
 from glowlib.errors import KitError
 from glowlib.networks import NETWORKS, create_model
+from glowlib.networks.pretrained import read_weights
 from glowlib.training.config import TrainingConfig
 from glowlib.training.optim import initial_network
 from glowlib.training.profiles import Profile, list_profiles, load_profile, plan, resolve_model
@@ -215,3 +216,17 @@ def test_the_second_leg_starts_from_the_weights_of_the_first():
         _, network, options, recipe = plan(profile, model, weights)
         assert (recipe.steps, recipe.batch_size, recipe.grow_at) == (8000, 8, ())
         assert initial_network(network, options, weights).config.noise_normalisation
+
+
+def test_the_second_leg_changed_the_weights_of_the_first():
+    campaign = Path(__file__).parents[2] / "results" / "campaign"
+    for path in (campaign / "leg2").glob("*.safetensors"):
+        after, description = read_weights(path)
+        before, _ = read_weights(campaign / "leg1" / path.name)
+        assert description["start"] == f"results/campaign/leg1/{path.name}"
+        assert description["step"] == description["training"]["steps"] == 8000
+        same = {name for name, tensor in after.items() if tensor.equal(before[name])}
+        statistics = {name for name in after if name.endswith(("running_mean", "running_var"))}
+        frozen = description["training"].get("batch_norm") == "frozen"
+        assert statistics <= same if frozen else not statistics & same
+        assert len(same - statistics) < len(after) / 10
