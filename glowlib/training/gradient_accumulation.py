@@ -49,7 +49,7 @@ class GradientAccumulation:
         self.state, self.forward, self.loss, self.micro_batch = state, forward, loss, micro_batch
         self.device = next(net.parameters()).device
         self.no_sync = net.no_sync if world() > 1 else nullcontext
-        norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+        norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
         self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self.warns = rank() == 0 and bool(norms)
 

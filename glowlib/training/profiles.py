@@ -146,12 +146,14 @@ def plan(
     Returns:
         (name of the run, name of the network, its options, its recipe).
     Raises:
-        KitError: for an unknown model, an unknown field, or values out of range.
+        KitError: for an unknown model, an unknown field, values out of range, or frozen statistics without `start`.
     """
     key = resolve_model(profile, model)
     options = dict(profile.models[key])
     given = {**options.pop("training", {}), **(profile.fine_tuning if start else {})}
     given |= {k: v for k, v in changes.items() if v is not None}
     recipe = typed(TrainingConfig, {**asdict(profile.training), **given}, "training options")
+    if recipe.batch_norm == "frozen" and not start:
+        raise KitError("batch_norm frozen keeps the statistics of trained weights: give them with --from")
     name = key if recipe.level is None else f"{key}-sigma{recipe.level:g}"
     return name, options.pop("network"), options, recipe

@@ -3,10 +3,12 @@
 from dataclasses import fields
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from glowlib.errors import KitError
+from glowlib.experiments.model_cards import minutes
 from glowlib.networks import NETWORKS, create_model
 from glowlib.networks.pretrained import read_weights
 from glowlib.training.config import TrainingConfig
@@ -208,21 +210,30 @@ def test_stages_that_do_not_fit_are_refused(change, said):
         TrainingConfig(**change)
 
 
+def test_frozen_statistics_need_weights_to_start_from():
+    with pytest.raises(KitError, match="give them with --from"):
+        plan(load_profile("quick"), "sglownet", batch_norm="frozen")
+    assert plan(load_profile("quick"), "sglownet", "start", batch_norm="frozen")[3].batch_norm == "frozen"
+
+
+CAMPAIGN = Path(__file__).parents[2] / "results" / "campaign"
+SECOND_LEG = sorted((CAMPAIGN / "leg2").glob("*.safetensors"))
+
+
 def test_the_second_leg_starts_from_the_weights_of_the_first():
-    campaign = Path(__file__).parents[2] / "results" / "campaign"
-    profile = load_profile(campaign / "campaign.yaml")
+    profile = load_profile(CAMPAIGN / "campaign.yaml")
     for model in profile.models:
-        weights = campaign / "leg1" / f"{model}.safetensors"
+        weights = CAMPAIGN / "leg1" / f"{model}.safetensors"
         _, network, options, recipe = plan(profile, model, weights)
         assert (recipe.steps, recipe.batch_size, recipe.grow_at) == (8000, 8, ())
         assert initial_network(network, options, weights).config.noise_normalisation
 
 
 def test_the_second_leg_changed_the_weights_of_the_first():
-    campaign = Path(__file__).parents[2] / "results" / "campaign"
-    for path in (campaign / "leg2").glob("*.safetensors"):
+    assert SECOND_LEG
+    for path in SECOND_LEG:
         after, description = read_weights(path)
-        before, _ = read_weights(campaign / "leg1" / path.name)
+        before, _ = read_weights(CAMPAIGN / "leg1" / path.name)
         assert description["start"] == f"results/campaign/leg1/{path.name}"
         assert description["step"] == description["training"]["steps"] == 8000
         same = {name for name, tensor in after.items() if tensor.equal(before[name])}
@@ -230,3 +241,11 @@ def test_the_second_leg_changed_the_weights_of_the_first():
         frozen = description["training"].get("batch_norm") == "frozen"
         assert statistics <= same if frozen else not statistics & same
         assert len(same - statistics) < len(after) / 10
+
+
+def test_the_campaigns_page_holds_the_last_scores_of_the_logs():
+    page = (CAMPAIGN / "README.md").read_text()
+    for path in SECOND_LEG:
+        log = pd.read_csv(path.with_suffix(".csv"))
+        scores = " | ".join(f"{log.iloc[-1][f'psnr_sigma{sigma}']:.2f}" for sigma in (10, 25, 50))
+        assert f"| {minutes(log, 8):.0f} | {scores} |" in page.split("## The second leg")[1]
